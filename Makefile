@@ -1,0 +1,30 @@
+# `make verify` and `make test` do everything on a machine with Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# The small matrix products of this project lose time to many threads; two workers with one thread each fill two cores.
+TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: verify test lint bench clean
+
+verify: .venv/ready
+	$(BIN)/python -m verification.theorem410 --depth 4
+
+test: .venv/ready
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.blocks
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linconv needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/ready
+
+clean:
+	rm -rf .venv build dist figures .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

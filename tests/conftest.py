@@ -1,0 +1,25 @@
+"""Shape annotations are checked at run time in tests, and Hypothesis runs the same examples everywhere."""
+
+import os
+
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+install_import_hook("linconv", "beartype.beartype")
+
+import pytest  # noqa: E402  (the hook must come before anything imports linconv)
+import torch  # noqa: E402
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
