@@ -6,7 +6,7 @@ the network does.  Layers l < L are circular convolutions, the last is a contrac
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -266,7 +266,8 @@ def _full_kernel(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Tensor:
     weight = layer.weight.detach()
     for g in range(layer.groups):
         rows, columns = slice(g * group, (g + 1) * group), slice(g * per_group, (g + 1) * per_group)
-        for tap in product(*map(range, layer.kernel_size)):
+        taps: Iterator[tuple[int, ...]] = product(*map(range, layer.kernel_size))
+        for tap in taps:
             # y_i = Σ_j W_j x_{i + j·dilation − left}: tap j of a cross-correlation is tap left − j·dilation of a convolution.
             site = tuple((e // 2 - j * d) % n for e, j, d, n in zip(excess, tap, layer.dilation, grid, strict=True))
             kernel[rows, columns][(..., *site)] += weight[rows][(..., *tap)]
