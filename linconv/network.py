@@ -6,9 +6,10 @@ the network does.  Layers l < L are circular convolutions, the last is a contrac
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -266,8 +267,7 @@ def _full_kernel(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Tensor:
     weight = layer.weight.detach()
     for g in range(layer.groups):
         rows, columns = slice(g * group, (g + 1) * group), slice(g * per_group, (g + 1) * per_group)
-        taps: Iterator[tuple[int, ...]] = product(*map(range, layer.kernel_size))
-        for tap in taps:
+        for tap in np.ndindex(*layer.kernel_size):
             # y_i = Σ_j W_j x_{i + j·dilation − left}: tap j of a cross-correlation is tap left − j·dilation of a convolution.
             site = tuple((e // 2 - j * d) % n for e, j, d, n in zip(excess, tap, layer.dilation, grid, strict=True))
             kernel[rows, columns][(..., *site)] += weight[rows][(..., *tap)]
