@@ -97,7 +97,7 @@ def minimal_network(predictor: Float[Tensor, "K C *grid"], depth: int, *, hidden
 
     >>> beta = torch.ones(2, 3, 4, 5, dtype=torch.float64)
     >>> net = minimal_network(beta, 3)
-    >>> cost = sum(float((w**2).sum()) for w in net.weights)
+    >>> cost = sum((w**2).sum().item() for w in net.weights)
     >>> round(cost / representation_cost(beta, 3).lower, 12)
     1.0
     """

@@ -8,7 +8,6 @@ the network does.  Layers l < L are circular convolutions, the last is a contrac
 import math
 from collections.abc import Sequence
 
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -208,21 +207,22 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     grid, channels = shape[1:], shape[0]
-    layers = [(name, layer) for name, layer in _flatten("", module) if type(layer) is not nn.Identity]
+    layers = _flatten("", module)
     last = max((i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.modules.conv._ConvNd)), default=-1)
     weights = []
     for name, layer in layers[: last + 1]:
-        _refuse_hooks(name, layer)
+        _refuse_overrides(name, layer)
+        if type(layer) is nn.Identity:
+            continue
         kernel = _full_kernel(name, layer, grid)
         if kernel.shape[1] != channels:
             raise _refusal(name, layer, f"it has {kernel.shape[1]} input channels and gets {channels}")
         channels = kernel.shape[0]
         weights.append(kernel)
-    parameters = [p for _, layer in layers for p in layer.parameters()]
-    like = parameters[0] if parameters else torch.zeros(0, dtype=torch.float64)
-    weights.append(_readout(layers[last + 1 :], channels, grid, like))
-    if len({(w.dtype, w.device) for w in weights}) > 1 or like.dtype not in REAL_DTYPES:
+    parameters = [p for _, layer in layers for p in layer.parameters()] or [torch.zeros(0, dtype=torch.float64)]
+    if len({(p.dtype, p.device) for p in parameters}) > 1 or parameters[0].dtype not in REAL_DTYPES:
         raise NotLinearCNNError("the layers must share one dtype, float32 or float64, and one device; convert with module.double()")
+    weights.append(_readout(layers[last + 1 :], channels, grid, parameters[0]))
     return LinearCNN.from_weights(weights, grid)
 
 
@@ -230,7 +230,7 @@ def _flatten(prefix: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The leaves of nested Sequentials in order, each with its position as torch names it."""
     if type(module) is not nn.Sequential:
         return [(prefix or "the module itself", module)]
-    _refuse_hooks(prefix or "the module itself", module)
+    _refuse_overrides(prefix or "the module itself", module)
     return [leaf for name, child in module.named_children() for leaf in _flatten(f"{prefix}.{name}" if prefix else name, child)]
 
 
@@ -238,9 +238,11 @@ def _refusal(name: str, layer: nn.Module, reason: str) -> NotLinearCNNError:
     return NotLinearCNNError(f"layer {name} ({type(layer).__name__}): {reason}")
 
 
-def _refuse_hooks(name: str, layer: nn.Module) -> None:
+def _refuse_overrides(name: str, layer: nn.Module) -> None:
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise _refusal(name, layer, "it has forward hooks, which can change what it computes; remove them")
+    if "forward" in vars(layer):
+        raise _refusal(name, layer, "its forward method was replaced, so that its class does not tell what it computes")
 
 
 def _full_kernel(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Tensor:
@@ -275,28 +277,39 @@ def _full_kernel(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Tensor:
 
 
 def _readout(layers: list[tuple[str, nn.Module]], channels: int, grid: tuple[int, ...], like: Tensor) -> Tensor:
-    """What follows the last convolution as one tensor (K, C, *grid), by its action on the standard basis."""
-    pools = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[len(grid)]
-    size = channels * math.prod(grid)
-    out = torch.eye(size, dtype=like.dtype, device=like.device).reshape(size, channels, *grid)
+    """What follows the last convolution as one tensor (K, C, *grid): the derivative of its K outputs, each at its own image."""
+    with torch.enable_grad():
+        image = torch.zeros(1, channels, *grid, dtype=like.dtype, device=like.device)
+        out = _apply_readout(layers, image)
+        if out.ndim != 2:
+            raise NotLinearCNNError(f"the module ends in images {_shape(out)} and has no readout; append nn.Flatten()")
+        images = image.repeat(out.shape[1], *[1] * (image.ndim - 1)).requires_grad_()
+        (readout,) = torch.autograd.grad(_apply_readout(layers, images).diagonal().sum(), images)
+    return readout
+
+
+def _apply_readout(layers: list[tuple[str, nn.Module]], out: Tensor) -> Tensor:
+    """What the layers after the last convolution make of images (N, C, *grid); refuses those that are not linear, by name."""
+    pools = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[out.ndim - 2]
+    dims = out.ndim
     for name, layer in layers:
-        _refuse_hooks(name, layer)
-        if type(layer) not in (nn.Flatten, nn.Linear, pools):
+        _refuse_overrides(name, layer)
+        if type(layer) not in (nn.Flatten, nn.Linear, nn.Identity, pools):
             raise _refusal(name, layer, f"after the last convolution only Flatten, {pools.__name__}, Linear and Identity are allowed")
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             raise _refusal(name, layer, "it has a bias; use bias=False")
         if isinstance(layer, nn.Flatten) and (layer.start_dim != 1 or layer.end_dim not in (-1, out.ndim - 1)):
             raise _refusal(name, layer, f"it flattens dimensions {layer.start_dim} to {layer.end_dim}; use 1 to -1")
         if isinstance(layer, nn.Linear) and (out.ndim != 2 or out.shape[1] != layer.in_features):
-            raise _refusal(name, layer, f"it expects (N, {layer.in_features}) and gets (N, {', '.join(map(str, out.shape[1:]))})")
-        if isinstance(layer, pools) and out.ndim != len(grid) + 2:
-            raise _refusal(name, layer, f"it expects images and gets (N, {', '.join(map(str, out.shape[1:]))})")
+            raise _refusal(name, layer, f"it expects (N, {layer.in_features}) and gets {_shape(out)}")
+        if isinstance(layer, pools) and out.ndim != dims:
+            raise _refusal(name, layer, f"it expects images and gets {_shape(out)}")
         try:
-            out = layer(out).detach()
+            out = layer(out)
         except RuntimeError as error:
             raise _refusal(name, layer, f"it does not accept its input: {error}") from error
-    if out.ndim != 2:
-        raise NotLinearCNNError(
-            f"the module ends in images (N, {', '.join(map(str, out.shape[1:]))}) and has no readout; append nn.Flatten()"
-        )
-    return out.T.reshape(-1, channels, *grid).clone()
+    return out
+
+
+def _shape(out: Tensor) -> str:
+    return f"(N, {', '.join(map(str, out.shape[1:]))})"
