@@ -1,0 +1,119 @@
+r"""General data at depth ≥ 3: the best local solution found, and a proved lower bound.
+
+The problem is not convex, and every block at 0 is a strict local minimum along itself: a local method proves nothing.
+What is proved is the minimum of a convex relaxation: where all singular values of a block are at most R,
+t^p ≥ R^{p−1} t on [0, R], so that Σσ^p ≥ R^{p−1} ‖B‖_*.
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from linconv.penalties import Schatten
+from linconv.solvers.nuclear import solve_nuclear, step_metric, weighted_norm
+from linconv.solvers.problem import Problem, Solution
+from linconv.solvers.ridge import ridge
+
+MAX_STEPS = 5_000
+ROUNDS = 8
+RELAXATION_TOL = 1e-4
+
+
+def local(problem: Problem) -> Solution:
+    """The best of several descents, and the lower bound of the relaxation on the ball that the best value allows."""
+    linear = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay))
+    starts = [problem.blocks(linear.predictor), torch.zeros_like(problem.cross_moment)]
+    best, value = min((descend(problem, start) for start in starts), key=lambda found: found[1])
+    relaxed, lower = relaxation(problem, value, least_data_term(problem))
+    again = descend(problem, relaxed)
+    if again[1] < value:
+        best, value = again
+    beta = problem.predictor(best)
+    return Solution(beta, problem.objective(beta), lower, "proximal gradient")
+
+
+def descend(problem: Problem, start: Complex[Tensor, "F K C"]) -> tuple[Complex[Tensor, "F K C"], float]:
+    """Proximal gradient steps with extrapolation, undone where it does not help, until the objective stands still."""
+    metric, penalty = step_metric(problem), Schatten(problem.p)
+    weights = torch.full_like(metric, problem.mu)
+
+    def value(blocks: Tensor) -> float:
+        return problem.data_term(problem.predictor(blocks)) + problem.penalty(blocks, weights)
+
+    def step(blocks: Tensor) -> Tensor:
+        moved = penalty.prox(blocks - problem.gradient(blocks) / metric[:, None, None], problem.mu / metric)
+        return cut_rank(moved, problem.max_rank)
+
+    blocks = step(start)
+    previous, current, momentum = blocks, value(blocks), 1.0
+    for _ in range(MAX_STEPS):
+        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        trial = step(blocks + (momentum - 1) / following * (blocks - previous))
+        reached = value(trial)
+        if reached > current:
+            if momentum == 1.0:
+                break
+            momentum = 1.0
+            continue
+        gain = current - reached
+        previous, blocks, current, momentum = blocks, trial, reached, following
+        if gain <= 1e-15 * current:
+            break
+    return blocks, current
+
+
+def cut_rank(blocks: Complex[Tensor, "F K C"], rank: int | None) -> Complex[Tensor, "F K C"]:
+    """The `rank` largest components of each block."""
+    if rank is None or rank >= min(blocks.shape[-2:]):
+        return blocks
+    u, sigma, vh = torch.linalg.svd(blocks, full_matrices=False)
+    return (u[..., :rank] * sigma[..., None, :rank]) @ vh[..., :rank, :]
+
+
+def least_data_term(problem: Problem) -> float:
+    """A lower bound on (1/2N)‖Xβ − y‖² over all β: the part of y outside the span of the columns of X."""
+    x, y = problem.x.flatten(1), problem.y
+    if len(x) <= x.shape[1]:
+        return 0.0
+    # An orthonormal basis of at least the column space, whatever the rank: leaving columns out would overstate the rest.
+    basis = torch.linalg.qr(x).Q
+    return (1 - 1e-12) * float((y - basis @ (basis.T @ y)).square().sum()) / (2 * len(x))
+
+
+def relaxation(problem: Problem, value: float, floor: float) -> tuple[Complex[Tensor, "F K C"], float]:
+    r"""Minimiser and lower bound of the relaxation, tightened while that pays.
+
+    At an optimum, weights_u μ‖B_u‖_{S_p}^p ≤ F − least data term, so every singular value is at most R_u = (that/(weights_u μ))^{L/2}.
+    The relaxation is strongly convex where the data have full rank: with B̄ its minimiser and lb its minimum, every B with
+    F(B) ≤ `value` has ½⟨B − B̄, H(B − B̄)⟩ ≤ value − lb, so ‖B_u − B̄_u‖ ≤ (2(value − lb) λ_max((H⁻¹)_uu))^{1/2}.  An
+    approximate minimiser of relaxed value r is itself within the same bound with r in the place of `value`.
+    """
+    radius = ((value - floor) / (problem.weights * problem.mu)) ** (1 / problem.p)
+    spread = inverse_diagonal(problem)
+    blocks, lower = torch.zeros_like(problem.cross_moment), 0.0
+    for _ in range(ROUNDS):
+        mu = problem.mu * radius ** (problem.p - 1)
+        blocks, bound = solve_nuclear(problem, mu, RELAXATION_TOL, blocks)
+        gained, lower = bound - lower, max(lower, bound)
+        if spread is None or gained <= 1e-3 * (value - floor):
+            break
+        relaxed = problem.data_term(problem.predictor(blocks)) + weighted_norm(problem, blocks, mu)
+        reach = math.sqrt(max(2 * (value - bound), 0.0)) + math.sqrt(max(2 * (relaxed - bound), 0.0))
+        radius = torch.minimum(radius, torch.linalg.matrix_norm(blocks, ord=2) + reach * spread)
+    return blocks, lower
+
+
+def inverse_diagonal(problem: Problem) -> Float[Tensor, " F"] | None:
+    """λ_max((H⁻¹)_uu)^{1/2} for every frequency of the half spectrum, None where H is singular or too large to invert."""
+    size = problem.x[0].numel()
+    if size > min(4096, len(problem.x)):
+        return None
+    values, vectors = torch.linalg.eigh(problem.gram)
+    if float(values[0]) <= 1e-12 * float(values[-1]):
+        return None
+    # H⁻¹ = W Wᵀ: its diagonal blocks in frequency space are sums over the columns of W, read as images.
+    root = (vectors * values.rsqrt()).T.reshape(size, *problem.x.shape[1:])
+    spectrum = problem.blocks(root)
+    return torch.linalg.matrix_norm(spectrum.mT @ spectrum.conj(), ord=2).sqrt()

@@ -1,0 +1,130 @@
+r"""The penalised least-squares problem in frequency space, shared by all solvers.
+
+F(β) = (1/2N) Σ_n ‖f(x_n) − y_n‖² + weight_decay · R_L(β).  With orthonormal blocks B_u = V_u/√D, x̂ the orthonormal DFT,
+G_u = (1/N) Σ_n y_n x̂_{n,u}† and p = 2/L this is
+
+    (1/2N) Σ_n ‖Σ_u B_u x̂_{n,u} − y_n‖² + μ Σ_u ‖B_u‖_{S_p}^p,    μ = weight_decay · L · D^{−(L−1)/L}.
+
+Solvers store the half spectrum; `weights` says how often each of its frequencies stands in the full one.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from linconv.cost import representation_cost
+from linconv.spectrum import pair_weights
+
+ROWS = 2**12  # images transformed at a time
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a fit found and what it proved.
+
+    `predictor` `(K, C, *grid)`; `objective`, F at that predictor, recomputed from the data: an upper bound on the minimum;
+    `lower_bound`, proved to be at or below the minimum; `method`, the solver's name.
+    """
+
+    predictor: Float[Tensor, "K C *grid"]
+    objective: float
+    lower_bound: float
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """(objective − lower_bound)/objective; 0 where both are 0."""
+        return (self.objective - self.lower_bound) / self.objective if self.objective else 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, depth and weight decay; everything in float64."""
+
+    x: Float[Tensor, "N C *grid"]
+    y: Float[Tensor, "N K"]
+    depth: int
+    weight_decay: float
+    max_rank: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[2:])
+
+    @property
+    def p(self) -> float:
+        return 2 / self.depth
+
+    @property
+    def mu(self) -> float:
+        """μ, the weight of the Schatten penalty on orthonormal blocks."""
+        return self.weight_decay * self.depth * math.prod(self.grid) ** (1 / self.depth - 1)
+
+    @cached_property
+    def weights(self) -> Float[Tensor, " F"]:
+        """How often each frequency of the half spectrum, in row-major order, stands in the full one."""
+        return pair_weights(self.grid).expand(*self.grid[:-1], -1).flatten().to(self.x.device)
+
+    @cached_property
+    def cross_moment(self) -> Complex[Tensor, "F K C"]:
+        """G_u = (1/N) Σ_n y_n x̂_{n,u}†."""
+        return self.adjoint(self.y)
+
+    @cached_property
+    def second_moments(self) -> Complex[Tensor, "F C C"]:
+        """S_u = (1/N) Σ_n x̂_{n,u} x̂_{n,u}†, the blocks on the diagonal of the second moment of the data."""
+        spectra = (_rfft(rows).flatten(1, -2).movedim(0, 1) for rows in self.x.split(ROWS))
+        return torch.stack([s.mT @ s.conj() for s in spectra]).sum(0) / len(self.x)
+
+    @cached_property
+    def gram(self) -> Float[Tensor, "CD CD"]:
+        """(1/N) XᵀX in the space domain."""
+        x = self.x.flatten(1)
+        return x.T @ x / len(x)
+
+    def adjoint(self, residual: Float[Tensor, "N K"]) -> Complex[Tensor, "F K C"]:
+        """(1/N) Σ_n r_n x̂_{n,u}†, by one real product and one transform."""
+        return self.blocks(((residual.T @ self.x.flatten(1)) / len(self.x)).reshape(-1, *self.x.shape[1:]))
+
+    def gradient(self, blocks: Complex[Tensor, "F K C"]) -> Complex[Tensor, "F K C"]:
+        """The gradient of the data term at the blocks, through the Gram matrix where there are more images than C·D."""
+        beta = self.predictor(blocks)
+        if len(self.x) <= beta[0].numel():
+            return -self.adjoint(self.residual(beta))
+        return self.blocks((beta.flatten(1) @ self.gram).reshape(beta.shape)) - self.cross_moment
+
+    def predictor(self, blocks: Complex[Tensor, "F K C"]) -> Float[Tensor, "K C *grid"]:
+        """The real tensor β with V_u = √D B_u."""
+        half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
+        spatial = tuple(range(2, 2 + len(self.grid)))
+        return torch.fft.irfftn(blocks.conj().movedim(0, 2).unflatten(2, half), s=self.grid, dim=spatial, norm="ortho")
+
+    def blocks(self, predictor: Float[Tensor, "K C *grid"]) -> Complex[Tensor, "F K C"]:
+        """The orthonormal blocks B_u of a predictor, the inverse of `predictor`."""
+        return _rfft(predictor).flatten(1, -2).movedim(1, 0).conj().resolve_conj()
+
+    def residual(self, predictor: Float[Tensor, "K C *grid"]) -> Float[Tensor, "N K"]:
+        """y_n − f(x_n)."""
+        return self.y - self.x.flatten(1) @ predictor.flatten(1).T
+
+    def data_term(self, predictor: Float[Tensor, "K C *grid"]) -> float:
+        """(1/2N) Σ ‖f(x_n) − y_n‖²."""
+        return float(self.residual(predictor).square().sum()) / (2 * len(self.x))
+
+    def objective(self, predictor: Float[Tensor, "K C *grid"]) -> float:
+        """F from the data and the representation cost; `inf` where the hidden widths cannot realise the predictor."""
+        widths = self.max_rank if self.depth > 1 else None
+        return self.data_term(predictor) + self.weight_decay * representation_cost(predictor, self.depth, hidden_channels=widths).upper
+
+    def penalty(self, blocks: Complex[Tensor, "F K C"], weights: Float[Tensor, " F"]) -> float:
+        """Σ_u weights_u ‖B_u‖_{S_p}^p over the full spectrum."""
+        return float(self.weights @ (weights * (torch.linalg.svdvals(blocks) ** self.p).sum(-1)))
+
+
+def _rfft(images: Float[Tensor, "n C *grid"]) -> Complex[Tensor, "n *half C"]:
+    """The half spectrum of images, orthonormal, channels last."""
+    return torch.fft.rfftn(images, dim=tuple(range(2, images.ndim)), norm="ortho").movedim(1, -1)
