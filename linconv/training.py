@@ -51,10 +51,10 @@ def sum_of_squares(net: nn.Module) -> Float[Tensor, ""]:
 def imbalance(net: LinearCNN) -> float:
     r"""How far neighbouring layers are from balance, relative to Σ‖w‖².
 
-    The largest over l of the root sum over frequencies of ‖W^{l+1}* W^{l+1} − W^l W^l*‖ (orthonormal scaling), where W^L
-    is the conjugated readout.  Gradient flow conserves each difference where all kernels are full (arXiv 1802.06509,
-    1806.00900), and weight decay drives it to 0; for smaller kernels that holds only for the sum over frequencies, which
-    is then what is measured.
+    The largest over l of (1/D) Σ_u ‖W_u^{l+1}* W_u^{l+1} − W_u^l W_u^l*‖, where W^L is the conjugated readout.  Gradient
+    flow conserves each difference where all kernels are full (arXiv 1802.06509, 1806.00900), and weight decay drives it to
+    0: with decay λ the imbalance is at most (gradient norm)·F/(2λ Σ‖w‖²), the norm relative as in `Trajectory`.  For
+    smaller kernels all that holds of the sum over frequencies only, whose norm is then what is measured.
     """
     full = all(tuple(w.shape[2:]) == net.grid for w in net.weights)
     blocks = [_blocks(w.detach(), net.grid) for w in net.weights]
@@ -62,10 +62,10 @@ def imbalance(net: LinearCNN) -> float:
     total = float(sum_of_squares(net).detach())
     worst = 0.0
     for lower, upper in pairwise(blocks):
-        difference = upper.mH @ upper - lower @ lower.mH
+        difference = (upper.mH @ upper - lower @ lower.mH).flatten(0, -3) / math.prod(net.grid)
         if not full:
-            difference = difference.flatten(0, -3).sum(0) / math.sqrt(math.prod(net.grid))
-        worst = max(worst, float(torch.linalg.vector_norm(difference)) / math.sqrt(math.prod(net.grid)))
+            difference = difference.sum(0)
+        worst = max(worst, float(torch.linalg.matrix_norm(difference).sum()))
     return worst / total if total else 0.0
 
 
