@@ -1,14 +1,36 @@
-"""Linear convolutional networks in frequency space, and the tools to find out whether a statement about them is true."""
+"""Linear convolutional networks in frequency space, and the tools to find out whether a statement about them is true.
 
+Conventions: images are `(N, C, *grid)`; hidden weights `(C_out, C_in, *kernel)` are true circular convolutions, tap m
+shifting by +m; the readout is `(K, C, *grid)`.  The DFT is unnormalised on weights, so that a network with readout is
+f(x) = (1/D) Σ_u V_u x̂_u with `frequency_blocks(net).values[u]` = V_u.  Objectives are
+(1/2N) Σ_n ‖f(x_n) − y_n‖² + weight_decay · Σ_l ‖w^l‖².  float64 unless another real dtype is given; randomness only from
+a `torch.Generator`.  See docs/conventions.md.
+"""
+
+from linconv.claims import Verdict, check
+from linconv.cost import Cost, minimal_network, representation_cost
 from linconv.network import LinearCNN, NotLinearCNNError, from_torch
+from linconv.penalties import Schatten
+from linconv.solvers import Solution, fit
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
+from linconv.training import Trajectory, train
 
 __all__ = [
+    "Cost",
     "FrequencyBlocks",
     "LinearCNN",
     "NotLinearCNNError",
+    "Schatten",
+    "Solution",
+    "Trajectory",
+    "Verdict",
+    "check",
     "conv_blocks",
     "conv_singular_values",
+    "fit",
     "frequency_blocks",
     "from_torch",
+    "minimal_network",
+    "representation_cost",
+    "train",
 ]

@@ -150,7 +150,7 @@ class LinearCNN(nn.Module):
         net = cls.__new__(cls)
         nn.Module.__init__(net)
         net.grid = sites
-        net.layers = nn.ParameterList(nn.Parameter(w.detach().clone()) for w in weights)
+        net.layers = nn.ParameterList(nn.Parameter(w.detach().clone(memory_format=torch.contiguous_format)) for w in weights)
         return net
 
     @property
@@ -219,7 +219,9 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
             raise _refusal(name, layer, f"it has {kernel.shape[1]} input channels and gets {channels}")
         channels = kernel.shape[0]
         weights.append(kernel)
-    parameters = [p for _, layer in layers for p in layer.parameters()] or [torch.zeros(0, dtype=torch.float64)]
+    parameters = [layer.weight for _, layer in layers if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)] or [
+        torch.zeros(0, dtype=torch.float64)
+    ]
     if len({(p.dtype, p.device) for p in parameters}) > 1 or parameters[0].dtype not in REAL_DTYPES:
         raise NotLinearCNNError("the layers must share one dtype, float32 or float64, and one device; convert with module.double()")
     weights.append(_readout(layers[last + 1 :], channels, grid, parameters[0]))

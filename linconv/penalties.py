@@ -77,19 +77,22 @@ class Schatten:
 
     def value(self, blocks: FrequencyBlocks | Inexact[Tensor, "*batch K C"]) -> Float[Tensor, ""]:
         """Σσ^p, singular values at or below `rank_tolerance` of the largest one counted as zero."""
-        sigma = truncate(torch.linalg.svdvals(_tensor(blocks)))
+        sigma = truncate(torch.linalg.svdvals(_tensor("blocks", blocks)))
         kept = sigma > 0
         return torch.where(kept, torch.where(kept, sigma, 1.0) ** self.p, 0.0).sum()
 
     def prox(self, blocks: Blocks, step: float | Tensor) -> Blocks:
         """The minimiser X of ½‖X − B‖² + step·Ω(X), in the type that came; `step` ≥ 0 is one number or one per block `(*batch,)`."""
-        values = _tensor(blocks)
+        values = _tensor("blocks", blocks)
         u, sigma, vh = torch.linalg.svd(values, full_matrices=False)
+        if not isinstance(step, Tensor):
+            step = validate_number("step", step)
         steps = torch.as_tensor(step, dtype=sigma.dtype, device=sigma.device)
         if not bool((steps >= 0).all()) or not bool(torch.isfinite(steps).all()):
             raise ValueError(f"step: expected finite numbers ≥ 0, got {step}")
-        if steps.ndim:
-            steps = steps[..., None]
+        if steps.shape not in ((), sigma.shape[:-1]):
+            raise ValueError(f"step: expected one number or one per block {tuple(sigma.shape[:-1])}, got shape {tuple(steps.shape)}")
+        steps = steps[..., None]
         shrunk = (u * shrink(sigma, steps, self.p)[..., None, :]) @ vh
         return FrequencyBlocks(shrunk, blocks.kind) if isinstance(blocks, FrequencyBlocks) else shrunk
 
@@ -102,7 +105,9 @@ class Schatten:
         subdifferential is pσ^{p−1}; off them it is everything for p < 1, the unit ball of the spectral norm for p = 1 and
         0 for p = 2.
         """
-        values, minus = _tensor(blocks), -_tensor(gradient)
+        values, minus = _tensor("blocks", blocks), -_tensor("gradient", gradient)
+        if values.shape != minus.shape:
+            raise ValueError(f"gradient: expected the shape {tuple(values.shape)} of the blocks, got {tuple(minus.shape)}")
         u, sigma, vh = torch.linalg.svd(values, full_matrices=True)
         kept = truncate(sigma)
         rotated = u.mH @ minus @ vh.mH
@@ -120,5 +125,14 @@ class Schatten:
         return torch.linalg.norm(residual)
 
 
-def _tensor(blocks: FrequencyBlocks | Tensor) -> Tensor:
-    return blocks.values if isinstance(blocks, FrequencyBlocks) else blocks
+def _tensor(name: str, blocks: FrequencyBlocks | Tensor) -> Tensor:
+    """The blocks as a tensor, if they are finite numbers `(*batch, K, C)`."""
+    values = blocks.values if isinstance(blocks, FrequencyBlocks) else blocks
+    if not isinstance(values, Tensor) or not (values.is_floating_point() or values.is_complex()):
+        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name}: expected FrequencyBlocks or a real or complex tensor (*batch, K, C), got {got}")
+    if values.ndim < 2 or values.numel() == 0:
+        raise ValueError(f"{name}: expected (*batch, K, C) with data in it, got shape {tuple(values.shape)}")
+    if not bool(torch.isfinite(values.detach()).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    return values

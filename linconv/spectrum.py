@@ -9,7 +9,7 @@ $\hat w_u$ and a readout contracts with the conjugate of its transform, so that 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -41,6 +41,11 @@ class FrequencyBlocks:
     kind: Literal["readout", "equivariant"] = "readout"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor) or not self.values.is_complex():
+            got = self.values.dtype if isinstance(self.values, Tensor) else type(self.values).__name__
+            raise TypeError(f"values: expected a complex tensor (*grid, K, C), got {got}")
+        if self.kind not in ("readout", "equivariant"):
+            raise ValueError(f"kind: expected 'readout' or 'equivariant', got {self.kind!r}")
         if self.values.ndim not in (3, 4, 5) or self.values.numel() == 0:
             raise ValueError(f"values: expected (*grid, K, C) with a grid of 1 to 3 dimensions, got shape {tuple(self.values.shape)}")
 
@@ -48,7 +53,7 @@ class FrequencyBlocks:
     def from_predictor(cls, beta: Float[Tensor, "K C *grid"]) -> "FrequencyBlocks":
         """The blocks V_u = conj(β̂_u) of the map f_k(x) = ⟨β_k, x⟩ given by a real tensor `(K, C, *grid)`."""
         validate_tensor("beta", beta, ndim=(3, 4, 5), shape="(K, C, *grid)")
-        return cls(_transform(beta).conj(), "readout")
+        return cls(_transform(beta).conj().resolve_conj(), "readout")
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -108,7 +113,7 @@ def frequency_blocks(net: LinearCNN) -> FrequencyBlocks:
     if not isinstance(net, LinearCNN):
         raise TypeError(f"net: expected a LinearCNN, got {type(net).__name__}; use linconv.from_torch to import a torch module")
     *hidden, readout = [_transform(fold_kernel(w, net.grid)) for w in net.weights]
-    return FrequencyBlocks(reduce(torch.matmul, reversed(hidden), readout.conj()), "readout")
+    return FrequencyBlocks(reduce(torch.matmul, reversed(hidden), readout.conj().resolve_conj()), "readout")
 
 
 def conv_singular_values(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...]) -> Float[Tensor, "*grid r"]:
@@ -155,28 +160,35 @@ def full_spectrum(half: Float[Tensor, "*half r"], grid: tuple[int, ...]) -> Floa
 
 
 def _half_singular_values(kernel: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """Singular values at the half spectrum, chunk by chunk, one BLAS thread to each of a few worker threads."""
+    """Singular values at the half spectrum in chunks; each of a few workers, with one BLAS thread, holds the blocks of one chunk."""
     half = (*grid[:-1], grid[-1] // 2 + 1)
+    size, symbols = math.prod(half), _half_symbols(kernel, grid, half)
+    step = max(1, CHUNK_BYTES // (kernel.shape[0] * kernel.shape[1] * 2 * kernel.itemsize))
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        values = list(pool.map(lambda symbols: np.linalg.svd(symbols, compute_uv=False), _half_symbols(kernel, grid, half)))
+        starts = range(0, size, step)
+        values = list(pool.map(lambda start: np.linalg.svd(symbols(start, min(start + step, size)), compute_uv=False), starts))
     return np.concatenate(values).reshape(*half, -1)
 
 
-def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The blocks at the half spectrum in row-major order, in chunks, by a table of roots of unity or a fast transform."""
+def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ...]) -> Callable[[int, int], np.ndarray]:
+    """A function that gives the blocks from one position to another of the half spectrum in row-major order.
+
+    They come from a table of roots of unity, or from one fast transform of everything where there are many taps.
+    """
     c_out, c_in, *taps = kernel.shape
     dtype = np.result_type(kernel.dtype, np.complex64)
-    size, chunk = math.prod(half), max(1, CHUNK_BYTES // (c_out * c_in * dtype.itemsize))
     if math.prod(taps) > TABLE_TAPS:
         spectrum = np.fft.rfftn(kernel, grid, axes=tuple(range(2, kernel.ndim))).astype(dtype, copy=False)
-        flat = np.moveaxis(spectrum, (0, 1), (-2, -1)).reshape(size, c_out, c_in)
-        yield from (flat[i : i + chunk] for i in range(0, size, chunk))
-        return
+        flat = np.moveaxis(spectrum, (0, 1), (-2, -1)).reshape(-1, c_out, c_in)
+        return lambda start, stop: flat[start:stop]
     columns = np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-2, -1)).reshape(-1, c_out * c_in)).astype(dtype)
     positions = np.indices(taps).reshape(len(taps), -1)
-    for i in range(0, size, chunk):
-        frequencies = np.stack(np.unravel_index(np.arange(i, min(i + chunk, size)), half))
+
+    def symbols(start: int, stop: int) -> np.ndarray:
+        frequencies = np.stack(np.unravel_index(np.arange(start, stop), half))
         # Exponents are reduced to one turn while they are integers, where that is exact.
         turns = sum(np.outer(u, m) % n / n for u, m, n in zip(frequencies, positions, grid, strict=True))
         roots = np.exp(-2j * np.pi * turns).astype(dtype)
-        yield (roots @ columns).reshape(-1, c_out, c_in)
+        return (roots @ columns).reshape(-1, c_out, c_in)
+
+    return symbols

@@ -1,7 +1,9 @@
 """Shape annotations are checked at run time in tests, and Hypothesis runs the same examples everywhere."""
 
 import os
+from collections.abc import Iterator
 
+import jaxtyping
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -23,3 +25,16 @@ def generator() -> torch.Generator:
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the run-time shape checks: bad input meets the library's own errors, as it does for a user."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # beartype picks the container entries that it looks at with `random`, inside strategies too; Hypothesis seeds that, so nothing is lost.
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")

@@ -1,0 +1,1 @@
+"""The project and its peers on the same work, compared within one run."""

@@ -1,0 +1,255 @@
+"""One annotation per parameter: its type, its domain, its help.
+
+`Annotated[int, Interval(ge=1, le=8), "number of layers"]` gives the flag `--depth`, the check of its value at the command line
+and in library calls, and the help line. Types: `int`, `float`, `bool`, `str`, `Path`, `Literal`, `tuple` of these, each with
+`| None`. Domains: the bounds, `MultipleOf` and `Len` of annotated-types, on a tuple's items too. Numbers need a domain. A
+parameter of any other type (a tensor, a network) is an argument of the library call and never a flag.
+"""
+
+import inspect
+import math
+import operator
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import annotated_types
+
+EXAMPLE = "Annotated[int, Interval(ge=1, le=8)]"
+RELATIONS: tuple[tuple[type, str, str, Callable[[Any, Any], bool]], ...] = (
+    (annotated_types.Ge, "ge", "≥", operator.ge),
+    (annotated_types.Gt, "gt", ">", operator.gt),
+    (annotated_types.Le, "le", "≤", operator.le),
+    (annotated_types.Lt, "lt", "<", operator.lt),
+)
+
+
+class DomainError(TypeError):
+    """The claim's own signature is unusable: a parameter without type or domain, or one that cannot be passed by name."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A type with its constraints. `kind` is int, float, bool, str, Path, "choice", "tuple", or None for a library argument."""
+
+    kind: Any
+    hint: Any
+    constraints: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()
+    items: tuple["Domain", ...] = ()
+    variadic: bool = False
+    optional: bool = False
+
+    @property
+    def is_flag(self) -> bool:
+        return self.kind is not None and all(item.is_flag and not item.items for item in self.items)
+
+    def describe(self) -> str:
+        """The domain in words, as help and errors show it."""
+        none = " or none" if self.optional else ""
+        if self.kind == "choice":
+            return "one of " + ", ".join(str(choice) for choice in self.choices) + none
+        if self.kind == "tuple":
+            return (
+                ("any number of: " if self.variadic else f"{len(self.items)} values: ")
+                + "; ".join(dict.fromkeys(d.describe() for d in self.items))
+                + none
+            )
+        name = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path"}.get(self.kind, str(self.hint))
+        return " ".join([name, *filter(None, [" and ".join(_phrase(rule) for rule in self.constraints)])]) + none
+
+    def read(self, value: object, name: str) -> Any:
+        """The value as the claim receives it. `TypeError` or `ValueError` that names `name` where it is outside the domain."""
+        if value is None and self.optional:
+            return None
+        if self.kind == "choice":
+            if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices):
+                raise ValueError(f"{name} must be {self.describe()}, got {value!r}; choose one of them")
+            return value
+        if self.kind == "tuple":
+            return self._read_tuple(value, name)
+        read = self._convert(value, name)
+        for rule in self.constraints:
+            if not _holds(rule, read):
+                raise ValueError(f"{name} must be {self.describe()}, got {value!r}; choose a value in that range")
+        return read
+
+    def parse(self, texts: Sequence[str]) -> Any:
+        """Command-line tokens as a value, to be checked by `read`. `ValueError` where they are no such thing; nothing is rounded."""
+        if self.optional and list(texts) == ["none"]:
+            return None
+        if self.kind == "tuple":
+            items = self.items * len(texts) if self.variadic else self.items
+            return tuple(item.parse([text]) for item, text in zip(items, texts, strict=True))
+        text = texts[-1]
+        if self.kind == "choice":
+            return next((choice for choice in self.choices if str(choice) == text), text)
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise ValueError(f"must be {self.describe()}, got {text!r}") from None
+
+    def _convert(self, value: object, name: str) -> Any:
+        wrong = TypeError(f"{name} must be {self.describe()}, got {value!r} ({type(value).__name__}); pass it in that type")
+        if self.kind is None:
+            return _library_argument(self.hint, value, wrong)
+        if self.kind is Path and isinstance(value, str):
+            return Path(value)
+        if self.kind in (bool, str, Path):
+            if not isinstance(value, self.kind):
+                raise wrong
+            return value
+        if isinstance(value, bool | str):
+            raise wrong
+        try:
+            number = operator.index(value) if self.kind is int else float(value)  # type: ignore[arg-type]  # refused just below
+        except (TypeError, ValueError):
+            raise wrong from None
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {value!r}; choose {self.describe()}")
+        return number
+
+    def _read_tuple(self, value: object, name: str) -> tuple[Any, ...]:
+        if not isinstance(value, tuple | list):
+            raise TypeError(f"{name} must be a tuple, {self.describe()}, got {value!r}; write ({value!r},) for a single entry")
+        if not self.variadic and len(value) != len(self.items):
+            raise ValueError(f"{name} must be {self.describe()}, got {len(value)} values; give {len(self.items)}")
+        for rule in self.constraints:
+            if not _holds(rule, value):
+                raise ValueError(f"{name} must have {_phrase(rule)}, got {len(value)} values; give another number of them")
+        items = self.items * len(value) if self.variadic else self.items
+        return tuple(item.read(entry, f"{name}[{i}]") for i, (item, entry) in enumerate(zip(items, value, strict=True)))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a claim: name, domain, default (`inspect.Parameter.empty` where it has none) and help."""
+
+    name: str
+    domain: Domain
+    default: Any
+    help: str
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not inspect.Parameter.empty
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def parameters_of(claim: Callable[..., object]) -> dict[str, Parameter]:
+    """The parameters of a claim by name. `DomainError` where its signature does not say what may be passed."""
+    hints = get_type_hints(claim, include_extras=True)
+    return {name: _parameter(name, given, hints) for name, given in inspect.signature(claim).parameters.items()}
+
+
+def validated(parameters: Mapping[str, Parameter], given: Mapping[str, object]) -> dict[str, Any]:
+    """Every parameter with its value: the given one, checked against its domain, or the default.
+
+    `TypeError` for a name that the claim does not have, and for one without default that is missing.
+    """
+    for name in given:
+        if name not in parameters:
+            raise TypeError(f"the claim has no parameter {name!r}; it has {', '.join(parameters) or 'none'}")
+    for name, parameter in parameters.items():
+        if name not in given and not parameter.has_default:
+            raise TypeError(f"the claim needs {name}: {parameter.domain.describe()}; give it by name")
+    return {name: p.domain.read(given[name], name) if name in given else p.default for name, p in parameters.items()}
+
+
+def _parameter(name: str, given: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+    if given.kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        raise DomainError(f"parameter {name} of the claim cannot be passed by name; write def claim(*, {name.strip('*')}: {EXAMPLE} = …)")
+    if name in ("json", "plot", "help"):
+        raise DomainError(f"parameter {name} of the claim has the name of an output flag; call it otherwise")
+    if name not in hints:
+        raise DomainError(f"parameter {name} of the claim has no annotation; write {name}: {EXAMPLE}")
+    domain = _domain(hints[name])
+    for part in (domain, *domain.items):
+        if part.kind in (int, float) and not part.constraints:
+            raise DomainError(f"parameter {name} of the claim has no domain; write {name}: {EXAMPLE}")
+    parameter = Parameter(name, domain, given.default, " ".join(_texts(hints[name])))
+    if parameter.has_default:
+        _check_default(parameter)
+    return parameter
+
+
+def _check_default(parameter: Parameter) -> None:
+    if parameter.default is None and not parameter.domain.is_flag:
+        return
+    try:
+        parameter.domain.read(parameter.default, parameter.name)
+    except (TypeError, ValueError) as error:
+        raise DomainError(f"the default of a parameter of the claim is outside its own domain: {error}") from None
+
+
+def _domain(hint: Any) -> Domain:
+    metadata: list[Any] = []
+    while get_origin(hint) is Annotated:
+        hint, *extra = get_args(hint)
+        metadata += extra
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        if len(inner) == 1:
+            found = _domain(inner[0])
+            rules = found.constraints + _constraints(metadata)
+            return Domain(found.kind, hint, rules, found.choices, found.items, found.variadic, optional=True)
+        return Domain(None, hint)
+    if get_origin(hint) is Literal:
+        return Domain("choice", hint, choices=arguments)
+    if get_origin(hint) is tuple:
+        variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+        items = tuple(_domain(argument) for argument in (arguments[:1] if variadic else arguments))
+        return Domain("tuple", hint, _constraints(metadata), items=items, variadic=variadic)
+    kind = hint if hint in (int, float, bool, str, Path) else None
+    return Domain(kind, hint, _constraints(metadata) if kind in (int, float) else ())
+
+
+def _constraints(metadata: list[Any]) -> tuple[Any, ...]:
+    known = (*(relation[0] for relation in RELATIONS), annotated_types.MultipleOf, annotated_types.MinLen, annotated_types.MaxLen)
+    flat: list[Any] = []
+    for entry in metadata:
+        flat += list(entry) if isinstance(entry, annotated_types.GroupedMetadata) else [entry]
+    return tuple(entry for entry in flat if isinstance(entry, known))
+
+
+def _texts(hint: Any) -> Iterator[str]:
+    for entry in getattr(hint, "__metadata__", ()):
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, annotated_types.DocInfo):
+            yield entry.documentation
+
+
+def _phrase(rule: Any) -> str:
+    for kind, attribute, symbol, _ in RELATIONS:
+        if isinstance(rule, kind):
+            return f"{symbol} {getattr(rule, attribute)}"
+    if isinstance(rule, annotated_types.MinLen):
+        return f"at least {rule.min_length} entries"
+    if isinstance(rule, annotated_types.MaxLen):
+        return f"at most {rule.max_length} entries"
+    return f"a multiple of {rule.multiple_of}"
+
+
+def _holds(rule: Any, value: Any) -> bool:
+    for kind, attribute, _, relation in RELATIONS:
+        if isinstance(rule, kind):
+            return bool(relation(value, getattr(rule, attribute)))
+    if isinstance(rule, annotated_types.MinLen):
+        return len(value) >= rule.min_length
+    if isinstance(rule, annotated_types.MaxLen):
+        return len(value) <= rule.max_length
+    return bool(value % rule.multiple_of == 0)
+
+
+def _library_argument(hint: Any, value: object, wrong: TypeError) -> object:
+    classes = tuple(part for part in (get_args(hint) or (hint,)) if isinstance(part, type))
+    if classes and get_origin(hint) in (None, Union, types.UnionType) and not isinstance(value, classes):
+        raise wrong
+    return value

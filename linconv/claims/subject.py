@@ -1,0 +1,127 @@
+"""A claim function together with what its module says about it."""
+
+import importlib.util
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from linconv.claims.domains import Parameter, parameters_of
+
+Claim: TypeAlias = Callable[..., Any]
+Kind: TypeAlias = Literal["theorem", "empirical"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A claim, its name, statement, kind and parameters, and where a fresh process finds it.
+
+    `module` is an importable name, `file` a path; both are empty where the function lives in neither (an interactive session,
+    a function inside a function). `kind` is the module's constant `KIND`: "theorem" unless it says "empirical".
+    """
+
+    claim: Claim
+    name: str
+    statement: str
+    kind: Kind
+    parameters: dict[str, Parameter]
+    module: str
+    file: str
+
+    @property
+    def launcher(self) -> list[str]:
+        """The command that runs the claim, without its flags; empty where there is none."""
+        if self.claim.__name__ != "claim":
+            return []
+        if self.module:
+            return ["python", "-m", self.module]
+        return ["python", self.file] if self.file else []
+
+    def command(self, arguments: Mapping[str, Any]) -> str:
+        """The line that reproduces a run with these arguments."""
+        if not self.launcher:
+            given = "".join(f", {name}={value!r}" for name, value in arguments.items())
+            return f"linconv.claims.check({self.claim.__qualname__}{given})"
+        flags = [flag for name, value in arguments.items() for flag in flags_of(self.parameters[name], value)]
+        return shlex.join([*self.launcher, *flags])
+
+    def instance(self, arguments: Mapping[str, Any]) -> str:
+        """The arguments in one line."""
+        return ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
+
+
+def flags_of(parameter: Parameter, value: object) -> list[str]:
+    """One parameter as command-line tokens; none for a library argument, or for None where that is the default."""
+    if not parameter.domain.is_flag or (value is None and parameter.default is None):
+        return []
+    if isinstance(value, bool) and parameter.domain.kind is bool:
+        return [parameter.flag if value else f"--no-{parameter.flag[2:]}"]
+    if isinstance(value, tuple):
+        return [parameter.flag, *map(str, value)]
+    return [f"{parameter.flag}={'none' if value is None else value}"]
+
+
+def subject_of(claim: Claim) -> Subject:
+    """Read a claim function and its module. `DomainError` where its signature is unusable, `ValueError` for a wrong `KIND`."""
+    module = sys.modules.get(getattr(claim, "__module__", ""))
+    kind: Kind = getattr(module, "KIND", "theorem")
+    if kind not in get_args(Kind):
+        raise ValueError(f"KIND of {claim.__module__} must be 'theorem' or 'empirical', got {kind!r}")
+    name, file = _location(claim, module)
+    stem = name.rpartition(".")[2] or Path(file).stem
+    title = stem if claim.__name__ == "claim" and stem else claim.__name__
+    statement = inspect.cleandoc(getattr(module, "__doc__", None) or claim.__doc__ or "")
+    return Subject(claim, title, statement, kind, parameters_of(claim), name, file)
+
+
+def _location(claim: Claim, module: Any) -> tuple[str, str]:
+    """(importable name, "") or ("", file) or ("", "")."""
+    file = getattr(module, "__file__", None)
+    if file is None or getattr(module, claim.__qualname__, None) is not claim:
+        return "", ""
+    spec = getattr(module, "__spec__", None)
+    name = spec.name if spec is not None else ""
+    if name and _imports_as(name, file):
+        return name, ""
+    return "", str(Path(file).resolve())
+
+
+def _imports_as(name: str, file: str) -> bool:
+    """Whether a process with the same path, importing that name afresh, would read that file."""
+    package = sys.modules.get(name.rpartition(".")[0])
+    found = PathFinder.find_spec(name, package.__path__ if package is not None and "." in name else None)
+    return found is not None and found.origin is not None and Path(found.origin).resolve() == Path(file).resolve()
+
+
+def load(module: str, file: str) -> Any:
+    """Import a module by name, or by file where the name is empty."""
+    if module:
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("linconv", "torch", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value) if isinstance(value, int | float | str | tuple | Path) or value is None else type(value).__name__
+    return text if len(text) <= 40 else text[:37] + "…"
