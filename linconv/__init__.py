@@ -9,10 +9,11 @@ a `torch.Generator`.  See docs/conventions.md.
 
 from linconv.claims import Verdict, check
 from linconv.cost import Cost, minimal_network, representation_cost
-from linconv.network import LinearCNN, NotLinearCNNError, from_torch
+from linconv.network import LinearCNN
 from linconv.penalties import Schatten
 from linconv.solvers import Solution, fit
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
+from linconv.torch_import import NotLinearCNNError, from_torch
 from linconv.training import Trajectory, train
 
 __all__ = [

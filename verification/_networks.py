@@ -148,7 +148,7 @@ def least_gauge(net: lc.LinearCNN, generator: torch.Generator, *, spread: float 
     kernels = [spread * torch.randn(r, r, *grid, dtype=torch.float64, generator=generator) for r in widths]
     for kernel in kernels:
         kernel /= math.sqrt(kernel[0].numel())
-        kernel[(range(len(kernel)), range(len(kernel)), *(0,) * len(grid))] += 1
+        kernel.flatten(2)[..., 0].diagonal().add_(1)
         kernel.requires_grad_()
 
     def cost() -> Tensor:

@@ -135,6 +135,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A fact that a reader needs beside the checks: shown, and part of the verdict's scope if it says what was decided about."""
+
+    text: str
+    in_scope: bool = False
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure for `--plot DIR`: `draw()` returns a matplotlib `Figure`, saved as DIR/name.pdf and DIR/name.png.
 

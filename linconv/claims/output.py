@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from linconv.claims.checks import Check, Figure
+from linconv.claims.checks import Check, Figure, Note
 from linconv.claims.checks import Progress as Step
 from linconv.claims.subject import Subject
 from linconv.claims.verdict import REPRODUCE, Status, Verdict
@@ -41,31 +41,40 @@ class Terminal:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("working", total=None)
+        self.heading: list[Text] = []
 
     def header(self, subject: Subject, command: str) -> None:
+        """What stands above the first check. A claim may still refuse its parameters, in one line: nothing is printed before that."""
         title = subject.statement.split("\n\n")[0] or subject.name
-        self.console.print(Text(" ".join(title.split()), style="bold"))
-        self.console.print(Text(f"$ {command}\n", style="dim"))
+        self.heading = [Text(" ".join(title.split()), style="bold"), Text(f"$ {command}\n", style="dim")]
 
-    def show(self, event: Check | Figure | Step) -> None:
+    def show(self, event: Check | Figure | Note | Step) -> None:
+        if not isinstance(event, Step):
+            self._print_heading()
         if isinstance(event, Step):
             self.bar.update(self.task, description=event.name, completed=event.fraction or 0, total=None if event.fraction is None else 1.0)
             return
         self.bar.update(self.task, description="working", completed=0, total=None)
-        if isinstance(event, Figure):
+        if isinstance(event, Note):
+            self._line("note", "cyan", event.text, ())
+        elif isinstance(event, Figure):
             if self.figures is not None:
                 save_figure(event, self.figures)
                 self._line("figure", "cyan", f"{self.figures / event.name}.pdf and .png", ())
         elif event.control:
             caught = event.outcome == "fail"
-            self._line(
-                "caught" if caught else "MISSED", "green" if caught else "bold magenta", f"wrong variant: {event.name}", (_control(event),)
-            )
+            label, style = ("caught", "green") if caught else ("MISSED", "bold magenta")
+            self._line(label, style, f"wrong variant: {event.name}: {_control(event)}", ())
         else:
             label, style = (LABELS | OTHER_LABELS)[event.outcome]
             self._line(label, style, event.name + ("" if event.required else " (not required)"), _details(event))
 
+    def _print_heading(self) -> None:
+        while self.heading:
+            self.console.print(self.heading.pop(0))
+
     def verdict(self, verdict: Verdict) -> None:
+        self._print_heading()
         if verdict.traceback:
             self.console.print(Text("\n" + verdict.traceback, style="dim"))
         line = Text("\n").append(verdict.verdict, style=STYLES.get(verdict.verdict, "bold yellow"))
@@ -79,10 +88,12 @@ class Terminal:
         self.console.print(Text(f"{verdict.seconds:.1f} s, exit code {verdict.exit_code}", style="dim"))
 
     def _line(self, label: str, style: str, name: str, details: tuple[str, ...]) -> None:
-        self.console.print(Text(f"{label:>6}  ", style=style).append(name, style="default"))
-        for detail in details:
-            for line in Text(detail, style="dim").wrap(self.console, max(self.console.width - 8, 20)):
-                self.console.print(Text("        ").append_text(line))
+        width = max(self.console.width - 8, 20)
+        margin = Text(f"{label:>6}  ", style=style)
+        for text, tone in ((name, "default"), *((detail, "dim") for detail in details)):
+            for line in Text(text, style=tone).wrap(self.console, width):
+                self.console.print(margin.append_text(line))
+                margin = Text("        ")
 
 
 def _control(check: Check) -> str:
@@ -100,8 +111,11 @@ def _details(check: Check) -> tuple[str, ...]:
         return (check.note,)
     sides = f"observed {_brief(check.observed)}, {check.side} {_brief(check.predicted)}"
     relation = "≤" if check.error <= check.tolerance else ">"
-    error = "" if math.isnan(check.error) else f"error {check.error:.2e} {relation} {check.tolerance:.2e}, {check.reason}"
-    return tuple(filter(None, (sides, error, check.note)))
+    # Formulas and scales are in the JSON; here a line must be read at a glance.
+    why = "rounding" if check.reason.startswith("rounding") else check.reason.partition("; relative to")[0].partition("; below: ")[0]
+    why = why.removeprefix("above: ")
+    error = "" if math.isnan(check.error) else f"; error {check.error:.1e} {relation} {check.tolerance:.1e} ({why})"
+    return tuple(filter(None, (sides + error, check.note)))
 
 
 def _brief(value: Any) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from linconv.claims.checks import Check, Figure, NotApplicable, Progress, UsageError, not_applicable
+from linconv.claims.checks import Check, Figure, NotApplicable, Note, Progress, UsageError, not_applicable
 from linconv.claims.domains import validated
 from linconv.claims.replay import REPLAYING, replay, replayable
 from linconv.claims.subject import Claim, Subject, subject_of, versions
 from linconv.claims.verdict import NO_CONTROL, REPRODUCE, Status, Verdict, judge, null_model, scope_of
 
-Event: TypeAlias = Check | Figure | Progress
+Event: TypeAlias = Check | Figure | Note | Progress
 Listener: TypeAlias = Callable[[Event], None]
 
 # The rounding units of float32 and float64 differ by 2²⁹. An error that is rounding shrinks by about that, one that is not by
@@ -34,6 +34,7 @@ class Run:
     raised: BaseException | None = None
     automatic: bool = False
     names: set[str] = field(default_factory=set)
+    notes: list[Note] = field(default_factory=list)
 
     def failing(self) -> list[Check]:
         return [check for check in self.checks if check.required and check.outcome == "fail"]
@@ -116,7 +117,9 @@ def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = _
 def _recorded(run: Run, event: object) -> Event:
     """File an event under checks or controls, with a name of its own."""
     if not isinstance(event, Check):
-        if not isinstance(event, Figure | Progress):
+        if isinstance(event, Note):
+            run.notes.append(event)
+        elif not isinstance(event, Figure | Progress):
             raise TypeError(f"the claim yielded {type(event).__name__}; it must yield checks: agree(…), at_most(…), control(…)")
         return event
     name, count = event.name, 1
@@ -225,10 +228,11 @@ def _verdict(subject: Subject, arguments: dict[str, Any], run: Run, status: Stat
         checks=tuple(replace(check, confirm=None, variants=None) for check in run.checks),
         controls=tuple(replace(check, confirm=None, variants=None) for check in run.controls),
         verdict=status,
-        scope=scope_of(run.checks, instance, run.automatic) if status == "HOLDS" else "",
+        scope=scope_of(run.checks, instance, run.automatic, run.notes) if status == "HOLDS" else "",
         reason=reason,
         witness=dict(arguments) if status == "REFUTED" else None,
         null_model=null_model(run.checks),
+        notes=tuple(run.notes),
         seconds=seconds,
         command=subject.command(arguments),
         traceback=_brief(run.raised) if status == "INVALID" and run.raised is not None else "",

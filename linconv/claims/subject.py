@@ -51,8 +51,9 @@ class Subject:
         return shlex.join([*self.launcher, *flags])
 
     def instance(self, arguments: Mapping[str, Any]) -> str:
-        """The arguments in one line."""
-        return ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
+        """The arguments in one line, without those that are left out by default."""
+        given = {name: value for name, value in arguments.items() if value is not None or self.parameters[name].default is not None}
+        return ", ".join(f"{name}={_short(value)}" for name, value in given.items())
 
 
 def flags_of(parameter: Parameter, value: object) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from linconv.claims.checks import Check, Scope
+from linconv.claims.checks import Check, Note, Scope
 
 Status: TypeAlias = Literal["HOLDS", "REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", "INVALID"]
 
@@ -36,6 +36,7 @@ class Verdict:
     reason: str
     witness: dict[str, Any] | None = None
     null_model: dict[str, Any] | None = None
+    notes: tuple[Note, ...] = ()
     seconds: float = 0.0
     command: str = field(default="", compare=False)
     traceback: str = field(default="", repr=False, compare=False)
@@ -101,8 +102,8 @@ def _failure(check: Check) -> str:
     )
 
 
-def scope_of(checks: Sequence[Check], instance: str, automatic: bool) -> str:
-    """What HOLDS extends to: the weakest scope among the required checks, and every loosening."""
+def scope_of(checks: Sequence[Check], instance: str, automatic: bool, notes: Sequence[Note] = ()) -> str:
+    """What HOLDS extends to: the weakest scope among the required checks, the claim's own notes, and every loosening."""
     required = [check for check in checks if check.required]
     counts: dict[Scope, int] = {kind: sum(check.scope == kind for check in required) for kind in ("sampled", "certified", "exact")}
     weakest = next(kind for kind, count in counts.items() if count)
@@ -111,6 +112,7 @@ def scope_of(checks: Sequence[Check], instance: str, automatic: bool) -> str:
         draws = min(check.draws for check in required if check.scope == "sampled")
         text += f", {counted(draws, 'draw')}"
     text += f" at {instance}" if instance else ""
+    text += "".join(f" ({note.text})" for note in notes if note.in_scope)
     stronger = [f"{count} of {len(required)} checks {kind}" for kind, count in counts.items() if count and kind != weakest]
     loosened = [f"{check.name} {check.tolerance:.1g}" for check in required if check.loosened]
     more = f" and {len(loosened) - 3} more" if len(loosened) > 3 else ""
