@@ -8,7 +8,7 @@ from jaxtyping import Float
 import linconv as lc
 from linconv.claims import Check, agree, inconclusive
 from linconv.witnesses import largest_root, least_squares_components
-from verification._networks import Run
+from verification._networks import CONVERGED_GRADIENT, Run
 from verification._setting import Setting
 
 TOLERANCE_REASON = "an error of 1e-6 in the predictor is 1e-12 in the objective, where rounding stops the optimiser"
@@ -36,8 +36,8 @@ def smallest_margin(setting: Setting) -> float:
 def branch_checks(setting: Setting, found: Run) -> Iterator[Check]:
     """(c) The trained predictor is the one that its active components predict, singular vectors included, and so is F."""
     trajectory = found.trajectory
-    if trajectory.stop_reason == "diverged" or trajectory.gradient_norm > 1e-5:
-        why = f"{trajectory.stop_reason} at relative gradient {trajectory.gradient_norm:.1e}, above 1e-5: not converged"
+    if trajectory.stop_reason == "diverged" or trajectory.gradient_norm > CONVERGED_GRADIENT:
+        why = f"{trajectory.stop_reason} at relative gradient {trajectory.gradient_norm:.1e}, above {CONVERGED_GRADIENT}: not converged"
         yield inconclusive(f"(c) {found.name}: on a branch", why)
         return
     u, m, vh, s = least_squares_components(setting.x.numpy(), setting.y.numpy())

@@ -14,6 +14,7 @@ from linconv.training import Trajectory, objective, sum_of_squares, train
 from verification._setting import Setting
 
 STEPS = 200
+CONVERGED_GRADIENT = 1e-5  # relative gradients above this are not called converged; L-BFGS reaches about 1e-7
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def run(name: str, net: lc.LinearCNN, setting: Setting) -> Run:
 
 def random_starts(setting: Setting, generator: torch.Generator) -> dict[str, lc.LinearCNN]:
     """torch's own initialisation and two Gaussian ones, drawn but not trained."""
-    scales = {"torch's default": None, "Gaussian": 1.0, "large Gaussian": 2.0}
+    # "Large" makes the map sixteen times as large at every depth.
+    scales = {"torch's default": None, "Gaussian": 1.0, "large Gaussian": 16 ** (1 / setting.depth)}
     return {name: network(setting, generator, scale=scale) for name, scale in scales.items()}
 
 

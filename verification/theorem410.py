@@ -29,10 +29,20 @@ from linconv.solvers.restricted import restricted_cost
 from verification._branches import branch_checks, smallest_margin
 from verification._controls410 import controls
 from verification._figure410 import figure
-from verification._networks import Run, cut, drop_losing_components, least_gauge, one_thread, random_starts, run, spectral_start
+from verification._networks import (
+    CONVERGED_GRADIENT,
+    Run,
+    cut,
+    drop_losing_components,
+    least_gauge,
+    one_thread,
+    random_starts,
+    run,
+    spectral_start,
+)
 from verification._setting import Setting, prepare
 
-FAST = {"grid": (3, 4), "samples": 80, "channels": 1, "depth": 3}
+FAST = {"depth": 3, "grid": (3, 4), "samples": 100}
 CONVERGED = "the optimisers reach 1e-12; 1e-8 is far below the step from one branch to the next"
 SQUARED = "an error of 1e-6 in the predictor is 1e-12 in the objective, where rounding stops the optimiser"
 
@@ -114,10 +124,11 @@ def cost_checks(setting: Setting, optimum: Solution, runs: list[Run], generator:
         yield attains(
             "(a) the least over changes of basis is the cost", least, cost, tolerance=1e-6, reason="L-BFGS over bases, stopped at 300 steps"
         )
-    snapshots = [(w, lc.LinearCNN.from_weights(w, setting.grid)) for found in runs for w in found.trajectory.weights.values()]
+    met = [(w, lc.LinearCNN.from_weights(w, setting.grid)) for found in runs for w in found.trajectory.weights.values()]
+    snapshots = met + [([w.detach() for w in found.net.weights], found.net) for found in runs]
     norms = torch.stack([torch.stack([w.square().sum() for w in weights]).sum() for weights, _ in snapshots])
     costs = torch.tensor(
-        [lc.representation_cost(lc.frequency_blocks(net).predictor(), depth).lower for _, net in snapshots], dtype=torch.float64
+        [lc.representation_cost(lc.frequency_blocks(net).predictor().detach(), depth).lower for _, net in snapshots], dtype=torch.float64
     )
     yield at_most("(a) no weights met in training cost less than what they compute", costs, norms, size=4096, draws=len(snapshots))
 
@@ -173,6 +184,7 @@ def balance_checks(setting: Setting, runs: list[Run]) -> Iterator[Check]:
     if setting.depth == 1:
         return
     largest = max(found.squares for found in runs)
+    converged = [found.trajectory.gradient_norm <= CONVERGED_GRADIENT for found in runs]
     imbalances = torch.tensor(
         [found.trajectory.imbalance[1] * found.squares for found in runs if found.trajectory.imbalance], dtype=torch.float64
     )
@@ -180,8 +192,9 @@ def balance_checks(setting: Setting, runs: list[Run]) -> Iterator[Check]:
         [found.trajectory.gradient_norm * found.objective / (2 * setting.weight_decay) for found in runs], dtype=torch.float64
     )
     yield at_most("(e) imbalance of the layers: bounded by the gradient", imbalances, bounds, scale=largest, draws=len(runs))
-    why = "of the largest Σ‖w‖², with relative gradients of about 1e-7"
-    yield at_most("(e) imbalance of the layers: vanishes", imbalances, 0.0, scale=largest, tolerance=1e-5, reason=why, draws=len(runs))
+    if any(converged):
+        why = "of the largest Σ‖w‖², for relative gradients up to 1e-5, mostly 1e-7"
+        yield at_most("(e) imbalance of the layers: vanishes", imbalances[converged], 0.0, scale=largest, tolerance=1e-4, reason=why)
 
 
 def hypothesis_checks(setting: Setting, optimum: Solution) -> Iterator[Check | Progress]:
