@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 import linconv as lc
 from linconv import witnesses
-from linconv.claims import Check, Figure, Note, Progress, agree, at_most, attains, inconclusive, main, predicted_failure
+from linconv.claims import Check, Figure, Note, Progress, agree, at_most, attains, inconclusive, main, not_applicable, predicted_failure
 from linconv.solvers import Solution, fit
 from linconv.solvers.restricted import restricted_cost
 from verification._branches import branch_checks, smallest_margin
@@ -54,8 +54,8 @@ def claim(
     hidden: Annotated[int, Interval(ge=1, le=32), "width of every hidden layer"] = 4,
     outputs: Annotated[int, Interval(ge=1, le=100), "outputs K, indicators of the first K classes (default: all)"] | None = None,
     grid: Annotated[tuple[Annotated[int, Interval(ge=1, le=64)], ...], Len(1, 3), "sites in each dimension, H W"] = (5, 6),
-    data: Annotated[str, "photos, cifar10, fashion-mnist, designed, or a folder of images"] = "photos",
-    weight_decay: Annotated[float, Gt(0), "λ (default: half of the components survive it)"] | None = None,
+    data: Annotated[str, "data set: photos, cifar10, fashion-mnist, designed, or a folder of images"] = "photos",
+    weight_decay: Annotated[float, Gt(0), "weight decay λ (default: half of the components survive it)"] | None = None,
     samples: Annotated[int, Interval(ge=2, le=100_000), "number of images N"] = 400,
     whiten: Annotated[bool, "whiten the images (default: at depth ≥ 3, where the optimum is certified for such data)"] | None = None,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
@@ -75,6 +75,10 @@ def claim(
     )
     yield Note(setting.describe(), in_scope=True)
     optimum = fit(setting.x, setting.y, depth=depth, weight_decay=setting.weight_decay, hidden_channels=hidden, tol=1e-10)
+    if not bool(optimum.predictor.any()):
+        yield not_applicable(
+            "weight decay", f"at {setting.weight_decay:.3g} the optimum is 0 and nothing is left to check; choose a smaller one"
+        )
     yield Progress("training from the balanced spectral start")
     spectral = run("balanced spectral start", spectral_start(setting, setting.rank), setting)
     spectral = drop_losing_components(spectral, setting, setting.rank)

@@ -110,10 +110,18 @@ def _signature(parameter: Parameter) -> inspect.Parameter:
     domain = parameter.domain
     described = "" if domain.kind in ("choice", bool) else domain.describe()
     text = ": ".join(filter(None, [parameter.help, described]))
+
+    def convert(_: object, tokens: Sequence[Any]) -> Any:
+        try:
+            return domain.parse([token.value for token in tokens])
+        except ValueError as error:
+            # cyclopts names the flag of a single value only
+            raise ValueError(f"{parameter.flag}: each {error}" if domain.kind == "tuple" else str(error)) from None
+
     settings = cyclopts.Parameter(
         name=parameter.flag,
         help=text[:1].upper() + text[1:],
-        converter=None if domain.kind is bool else lambda _, tokens: domain.parse([token.value for token in tokens]),
+        converter=None if domain.kind is bool else convert,
         consume_multiple=domain.variadic,
         negative_iterable=(),
     )

@@ -53,7 +53,7 @@ class Domain:
             return "one of " + ", ".join(str(choice) for choice in self.choices) + none
         if self.kind == "tuple":
             return (
-                ("any number of: " if self.variadic else f"{len(self.items)} values: ")
+                (f"{_lengths(self.constraints)}, each " if self.variadic else f"{len(self.items)} values: ")
                 + "; ".join(dict.fromkeys(d.describe() for d in self.items))
                 + none
             )
@@ -219,11 +219,21 @@ def _constraints(metadata: list[Any]) -> tuple[Any, ...]:
 
 
 def _texts(hint: Any) -> Iterator[str]:
+    if get_origin(hint) in (Union, types.UnionType):  # Annotated[int, "help"] | None
+        for argument in get_args(hint):
+            yield from _texts(argument)
     for entry in getattr(hint, "__metadata__", ()):
         if isinstance(entry, str):
             yield entry
         elif isinstance(entry, annotated_types.DocInfo):
             yield entry.documentation
+
+
+def _lengths(rules: Sequence[Any]) -> str:
+    """How many entries a tuple of any length may have, in words."""
+    least = max((rule.min_length for rule in rules if isinstance(rule, annotated_types.MinLen)), default=0)
+    most = min((rule.max_length for rule in rules if isinstance(rule, annotated_types.MaxLen)), default=None)
+    return f"{least} or more values" if most is None else f"{least} to {most} values"
 
 
 def _phrase(rule: Any) -> str:

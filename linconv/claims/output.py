@@ -71,7 +71,7 @@ class Terminal:
 
     def _print_heading(self) -> None:
         while self.heading:
-            self.console.print(self.heading.pop(0))
+            self.console.print(self.heading.pop(0), soft_wrap=True)  # the command is there to be copied
 
     def verdict(self, verdict: Verdict) -> None:
         self._print_heading()
