@@ -130,7 +130,7 @@ def train(
             if step % record == 0:
                 kept[step] = [w.detach().clone() for w in net.parameters()]
             bar.update(task, completed=step, description=f"training, objective {values[-1]:.6g}")
-            reason = _reason_to_stop(rule, net, values, scale * tol if batch_size is None else 0.0)
+            reason = _reason_to_stop(rule, net, values, scale * tol if batch_size is None else -1.0)
             if on_step is not None and on_step(step, values[-1]) is False:
                 reason = "stopped"
             if reason:
@@ -138,6 +138,8 @@ def train(
     net.zero_grad()
     final = objective(net, x, y, decay)
     values.append(float(final.detach()))
+    if not math.isfinite(values[-1]):
+        reason = "diverged"
     final.backward()
     balance = None if before is None or not isinstance(net, LinearCNN) else (before, imbalance(net))
     gradient = _relative_gradient(net, values[-1])

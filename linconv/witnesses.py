@@ -110,6 +110,7 @@ def shrink_mpmath(y: float, step: float, p: float, *, digits: int = 40) -> float
             candidates.append((low + high) / 2)
         return float(min(candidates, key=objective))
 
+
 # --- Branches of the weight-decayed problem ----------------------------------------------------------------------------
 
 
@@ -176,6 +177,7 @@ def restricted_cost_programme(beta: Float[Array, "K C *grid"], kernel_size: tupl
     problem = cp.Problem(cp.Minimize(2 * cp.normNuc(z)), constraints)
     return float(problem.solve(solver=cp.CLARABEL))
 
+
 # --- Optimum -----------------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +211,7 @@ def depth_two_programme(x: Float[Array, "N C *grid"], y: Float[Array, "N K"], we
     matrix = cp.reshape(unit @ beta, (outputs * sites, size), order="C")
     data = cp.sum_squares(np.kron(np.eye(outputs), x.reshape(n, -1)) @ beta - y.T.ravel()) / (2 * n)
     problem = cp.Problem(cp.Minimize(data + weight_decay * 2 / sites * cp.normNuc(matrix)))
-    return float(problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11))
+    return float(problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9))
 
 
 def scalar_optimum(s: float, g: float, mu: float, p: float, *, digits: int = 30) -> tuple[float, float]:
@@ -238,9 +240,7 @@ def scalar_optimum(s: float, g: float, mu: float, p: float, *, digits: int = 30)
         return float(best[1]), float(best[0])
 
 
-def one_output_optimum(
-    s: Float[Array, " C"], m: Float[Array, " C"], mu: float, p: float, *, starts: int = 40, seed: int = 0
-) -> float:
+def one_output_optimum(s: Float[Array, " C"], m: Float[Array, " C"], mu: float, p: float, *, starts: int = 40, seed: int = 0) -> float:
     """The minimum of ½ Σ_i s_i (v_i − m_i)² + μ‖v‖^p over real vectors v, from many random starts and at v = 0.
 
     Complex blocks come down to this: multiplying m_i by a phase multiplies the optimal v_i by the same one.
@@ -256,5 +256,5 @@ def one_output_optimum(
         return float((s * (v - m) ** 2).sum() / 2 + mu * np.linalg.norm(v) ** p)
 
     begin = [m, *(m * rng.uniform(0, 1.2, len(m)) for _ in range(starts))]
-    found = (minimize(objective, v, method="Nelder-Mead", options={"xatol": 1e-12, "fatol": 1e-15, "maxiter": 4000}) for v in begin)
+    found = (minimize(objective, v, method="BFGS", options={"gtol": 1e-9}) for v in begin)
     return min(objective(np.zeros(len(m))), *(float(run.fun) for run in found))

@@ -125,7 +125,7 @@ def test_flags_and_library_arguments() -> None:
     assert {name for name, parameter in PARAMETERS.items() if not parameter.domain.is_flag} == {"net", "mixed"}
     assert PARAMETERS["depth"].help == "number of layers"
     assert PARAMETERS["even"].help == "an even number"
-    assert PARAMETERS["widths"].domain.describe() == "any number of: an integer ≥ 1 or none"
+    assert PARAMETERS["widths"].domain.describe() == "1 to 3 values, each an integer ≥ 1 or none"
     assert PARAMETERS["grid"].domain.describe() == "2 values: an integer ≥ 2 and < 9"
 
 

@@ -81,10 +81,10 @@ def _objectives(axes: Any, optimum: Solution, runs: list[Run]) -> None:
         axes.text(max(abs(gap), rounding) * 2, place, f"{gap:.1e}" if gap else "equal", va="center", fontsize=8)
     axes.set(
         xscale="log",
-        xlim=(rounding, max(10.0, 100 * max(gaps))),
+        xlim=(rounding, max(1e3, 1e4 * max(gaps))),
         yticks=places,
         yticklabels=names,
         title="Objectives (grey: other local minima)",
     )
-    axes.set_xlabel("(objective − optimum) / optimum")
+    axes.set_xlabel("(objective − optimum) / optimum\n(grey: another local minimum)")
     axes.invert_yaxis()

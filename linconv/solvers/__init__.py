@@ -1,5 +1,7 @@
 """The optimum of the weight-decayed problem: one solver a file, one `Solution`, one `fit` that chooses."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +35,8 @@ def fit(
     no cross-frequency terms (whitened images), every depth is solved globally.  Otherwise depth ≥ 3 gives the best
     local solution found, and the lower bound of a convex relaxation.
 
+    All is computed in float64; for float32 data the predictor is rounded at the end, and `objective` is that before rounding.
+
     Raises `ValueError` or `TypeError` naming the argument.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -55,8 +59,8 @@ def fit(
     solution = _solve(problem, tol)
     if x.dtype == torch.float64:
         return solution
-    rounded = solution.predictor.to(x.dtype)
-    return Solution(rounded, problem.objective(rounded.to(torch.float64)), solution.lower_bound, solution.method)
+    # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
+    return replace(solution, predictor=solution.predictor.to(x.dtype))
 
 
 def _solve(problem: Problem, tol: float) -> Solution:

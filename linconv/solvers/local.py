@@ -19,14 +19,17 @@ from linconv.solvers.ridge import ridge
 MAX_STEPS = 5_000
 ROUNDS = 8
 RELAXATION_TOL = 1e-4
+RELAXATION_STEPS = 1_000  # where that is not enough the ball is so large that the bound is of little use anyway
 
 
 def local(problem: Problem) -> Solution:
-    """The best of several descents, and the lower bound of the relaxation on the ball that the best value allows."""
+    """The best of descents from 0 and from the optima of depth 1, depth 2 and the relaxation; and the lower bound of the relaxation."""
     linear = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay))
-    starts = [problem.blocks(linear.predictor), torch.zeros_like(problem.cross_moment)]
+    convex = Problem(problem.x, problem.y, 2, problem.weight_decay)
+    sparse, _ = solve_nuclear(convex, torch.full_like(convex.weights, convex.mu), RELAXATION_TOL, max_steps=RELAXATION_STEPS)
+    starts = [problem.blocks(linear.predictor), sparse, torch.zeros_like(sparse)]
     best, value = min((descend(problem, start) for start in starts), key=lambda found: found[1])
-    relaxed, lower = relaxation(problem, value, least_data_term(problem))
+    relaxed, lower = relaxation(problem, value, problem.least_data_term)
     again = descend(problem, relaxed)
     if again[1] < value:
         best, value = again
@@ -72,16 +75,6 @@ def cut_rank(blocks: Complex[Tensor, "F K C"], rank: int | None) -> Complex[Tens
     return (u[..., :rank] * sigma[..., None, :rank]) @ vh[..., :rank, :]
 
 
-def least_data_term(problem: Problem) -> float:
-    """A lower bound on (1/2N)‖Xβ − y‖² over all β: the part of y outside the span of the columns of X."""
-    x, y = problem.x.flatten(1), problem.y
-    if len(x) <= x.shape[1]:
-        return 0.0
-    # An orthonormal basis of at least the column space, whatever the rank: leaving columns out would overstate the rest.
-    basis = torch.linalg.qr(x).Q
-    return (1 - 1e-12) * float((y - basis @ (basis.T @ y)).square().sum()) / (2 * len(x))
-
-
 def relaxation(problem: Problem, value: float, floor: float) -> tuple[Complex[Tensor, "F K C"], float]:
     r"""Minimiser and lower bound of the relaxation, tightened while that pays.
 
@@ -90,12 +83,12 @@ def relaxation(problem: Problem, value: float, floor: float) -> tuple[Complex[Te
     F(B) ≤ `value` has ½⟨B − B̄, H(B − B̄)⟩ ≤ value − lb, so ‖B_u − B̄_u‖ ≤ (2(value − lb) λ_max((H⁻¹)_uu))^{1/2}.  An
     approximate minimiser of relaxed value r is itself within the same bound with r in the place of `value`.
     """
-    radius = ((value - floor) / (problem.weights * problem.mu)) ** (1 / problem.p)
+    radius = (max(value - floor, 1e-15 * value) / (problem.weights * problem.mu)) ** (1 / problem.p)
     spread = inverse_diagonal(problem)
     blocks, lower = torch.zeros_like(problem.cross_moment), 0.0
     for _ in range(ROUNDS):
         mu = problem.mu * radius ** (problem.p - 1)
-        blocks, bound = solve_nuclear(problem, mu, RELAXATION_TOL, blocks)
+        blocks, bound = solve_nuclear(problem, mu, RELAXATION_TOL, blocks, RELAXATION_STEPS)
         gained, lower = bound - lower, max(lower, bound)
         if spread is None or gained <= 1e-3 * (value - floor):
             break
@@ -113,6 +106,7 @@ def inverse_diagonal(problem: Problem) -> Float[Tensor, " F"] | None:
     values, vectors = torch.linalg.eigh(problem.gram)
     if float(values[0]) <= 1e-12 * float(values[-1]):
         return None
+    values = values - 1e-14 * values[-1]  # what rounding in the Gram matrix and its decomposition can hide
     # H⁻¹ = W Wᵀ: its diagonal blocks in frequency space are sums over the columns of W, read as images.
     root = (vectors * values.rsqrt()).T.reshape(size, *problem.x.shape[1:])
     spectrum = problem.blocks(root)

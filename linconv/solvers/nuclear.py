@@ -31,15 +31,15 @@ def nuclear(problem: Problem, tol: float) -> Solution:
 
 
 def solve_nuclear(
-    problem: Problem, mu: Float[Tensor, " F"], tol: float, start: Complex[Tensor, "F K C"] | None = None
+    problem: Problem, mu: Float[Tensor, " F"], tol: float, start: Complex[Tensor, "F K C"] | None = None, max_steps: int = MAX_STEPS
 ) -> tuple[Complex[Tensor, "F K C"], float]:
-    """Blocks of a minimiser to relative gap `tol`, and the best lower bound found."""
+    """Blocks of a minimiser to relative gap `tol`, if `max_steps` suffice, and the best lower bound found."""
     metric = step_metric(problem)
     norm = Schatten(1.0)
     blocks = torch.zeros_like(problem.cross_moment) if start is None else start
     previous, ahead, momentum = blocks, blocks, 1.0
     best, lower, upper = blocks, -math.inf, math.inf
-    for step in range(MAX_STEPS):
+    for step in range(max_steps):
         if step % CHECK_EVERY == 0:
             residual = problem.residual(problem.predictor(blocks))
             value = float(residual.square().sum()) / (2 * len(problem.x)) + weighted_norm(problem, blocks, mu)

@@ -17,6 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from linconv.cost import representation_cost
+from linconv.penalties import truncate
 from linconv.spectrum import pair_weights
 
 ROWS = 2**12  # images transformed at a time
@@ -86,6 +87,16 @@ class Problem:
         x = self.x.flatten(1)
         return x.T @ x / len(x)
 
+    @cached_property
+    def least_data_term(self) -> float:
+        """A lower bound on the data term over all predictors: the part of y outside the span of the columns of the data."""
+        x, y = self.x.flatten(1), self.y
+        if len(x) <= x.shape[1]:
+            return 0.0
+        # An orthonormal basis of at least the column space, whatever the rank: leaving columns out would overstate the rest.
+        basis = torch.linalg.qr(x).Q
+        return (1 - 1e-12) * float((y - basis @ (basis.T @ y)).square().sum()) / (2 * len(x))
+
     def adjoint(self, residual: Float[Tensor, "N K"]) -> Complex[Tensor, "F K C"]:
         """(1/N) Σ_n r_n x̂_{n,u}†, by one real product and one transform."""
         return self.blocks(((residual.T @ self.x.flatten(1)) / len(self.x)).reshape(-1, *self.x.shape[1:]))
@@ -121,8 +132,8 @@ class Problem:
         return self.data_term(predictor) + self.weight_decay * representation_cost(predictor, self.depth, hidden_channels=widths).upper
 
     def penalty(self, blocks: Complex[Tensor, "F K C"], weights: Float[Tensor, " F"]) -> float:
-        """Σ_u weights_u ‖B_u‖_{S_p}^p over the full spectrum."""
-        return float(self.weights @ (weights * (torch.linalg.svdvals(blocks) ** self.p).sum(-1)))
+        """Σ_u weights_u ‖B_u‖_{S_p}^p over the full spectrum, without the dust of rounding (`truncate`), which a power p < 1 magnifies."""
+        return float(self.weights @ (weights * (truncate(torch.linalg.svdvals(blocks)) ** self.p).sum(-1)))
 
 
 def _rfft(images: Float[Tensor, "n C *grid"]) -> Complex[Tensor, "n *half C"]:
