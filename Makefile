@@ -10,7 +10,7 @@ verify: .venv/ready
 	$(BIN)/python -m verification.theorem410 --depth 4
 
 test: .venv/ready
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist=loadgroup --cov --cov-report=term
 
 lint: .venv/ready
 	$(BIN)/ruff check .
