@@ -25,7 +25,7 @@ from linconv.network import LinearCNN, fold_kernel
 from linconv.validation import validate_grid, validate_tensor
 
 CHUNK_BYTES = 2**21
-# Above this many taps a fast Fourier transform is quicker than a product with a table of roots of unity (docs/performance.md).
+# Above this many taps a fast Fourier transform is quicker than a product with a table of roots of unity.
 TABLE_TAPS = 121
 
 

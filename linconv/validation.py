@@ -38,7 +38,7 @@ def validate_sizes(name: str, sizes: object, *, dims: int | None = None) -> tupl
     if any(not 0 < n < 2**31 for n in integers):
         raise ValueError(f"{name}: expected positive integers below 2^31, got {integers}")
     if dims is not None and len(integers) != dims:
-        raise ValueError(f"{name}: expected {dims} of them, one a dimension, got {integers}")
+        raise ValueError(f"{name}: expected {dims} positive integers, one a dimension, got {integers}")
     return integers
 
 

@@ -55,7 +55,7 @@ def test_things_that_are_no_sequences_are_refused_by_name(sizes):
 
 
 def test_number_of_sizes_is_checked():
-    with pytest.raises(ValueError, match=r"widths: expected 3 of them, one a dimension, got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"widths: expected 3 positive integers, one a dimension, got \(1, 2\)"):
         validate_sizes("widths", (1, 2), dims=3)
     with pytest.raises(TypeError, match=r"widths: .*True"):
         validate_sizes("widths", True, dims=3)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from linconv.images import transforms
 from linconv.images.files import Source, chunked, cifar10, fashion_mnist, image_folder, photos, pixels
+from linconv.validation import validate_sizes
 
 MAX_CLASSES = 100_000
 
@@ -73,11 +74,11 @@ def load(
         raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    size = None if grid is None else transforms.check_grid(grid)
+    size = None if grid is None else validate_sizes("grid", grid)
     if isinstance(source, str) and source == "photos":
         if root is not None:
             raise ValueError(f"root: the photographs are part of scikit-image, got root={root!r}; leave it out")
-        size = transforms.check_grid((32, 32) if size is None else size, 2)
+        size = validate_sizes("grid", (32, 32) if size is None else size, dims=2)
         opened = photos(size, _check_samples(1000 if samples is None else samples), split, _check_generator(generator))
         chosen = torch.arange(len(opened.labels))
     else:

@@ -1,35 +1,20 @@
 """Transforms of image tensors: greyscale, centring, whitening, area averaging; any number of spatial dimensions."""
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linconv.validation import validate_sizes, validate_tensor
+
 LUMA = (0.299, 0.587, 0.114)
 
 
 def check_images(images: object) -> None:
     """Raise, naming the argument, unless `images` is a non-empty finite real tensor (N, C, *grid)."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images: expected a real torch tensor (N, C, *grid), got {got}; convert with load((x, y)).images")
-    if images.ndim < 3 or images.numel() == 0:
-        raise ValueError(f"images: expected a non-empty (N, C, *grid), got shape {tuple(images.shape)}")
-    if not torch.isfinite(images).all():
-        raise ValueError("images: expected finite numbers, got NaN or infinity; clean the data first")
-
-
-def check_grid(grid: object, dims: int | None = None) -> tuple[int, ...]:
-    """Return `grid` as positive integers, `dims` of them where it is given, else raise naming the argument."""
-    if not isinstance(grid, Sequence) or not all(hasattr(n, "__index__") and not isinstance(n, bool) for n in grid):
-        raise TypeError(f"grid: expected a tuple of integers such as (8, 8), got {grid!r}")
-    sizes = tuple(operator.index(n) for n in grid)
-    if not sizes or min(sizes) < 1 or (dims is not None and len(sizes) != dims):
-        raise ValueError(f"grid: expected {dims or 'some'} positive integers, one for each spatial dimension, got {sizes}")
-    return sizes
+    validate_tensor("images", images, ndim=(3, 4, 5), shape="(N, C, *grid)")
 
 
 def greyscale(images: Float[Tensor, "N C *grid"]) -> Float[Tensor, "N 1 *grid"]:
@@ -61,7 +46,7 @@ def resize(images: Float[Tensor, "N C *grid"], grid: Sequence[int]) -> Float[Ten
     tensor([[[1., 5.]]])
     """
     check_images(images)
-    for dim, m in enumerate(check_grid(grid, images.ndim - 2), start=2):
+    for dim, m in enumerate(validate_sizes("grid", grid, dims=images.ndim - 2), start=2):
         n = images.shape[dim]
         # Overlap of output cell [i n, (i+1) n] with input cell [j m, (j+1) m], in units of 1/m input pixels: integers, exact.
         out, inp = torch.arange(m, device=images.device)[:, None] * n, torch.arange(n, device=images.device) * m
