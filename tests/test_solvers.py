@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linconv.cost import minimal_network, representation_cost
+from linconv.images import center, load
 from linconv.network import LinearCNN, circular_convolution
 from linconv.penalties import Schatten, shrink
 from linconv.solvers import Solution, fit
 from linconv.solvers.decoupled import decoupled, stationary_shifts
+from linconv.solvers.local import descend
 from linconv.solvers.problem import Problem
+from linconv.solvers.ridge import ridge
 from linconv.spectrum import FrequencyBlocks
 from linconv.training import train
 from linconv.witnesses import dense_network, depth_two_programme, one_output_optimum, ridge_optimum, scalar_optimum
@@ -810,3 +813,26 @@ def test_solution_of_good_input():
     solution = fit(**GOOD)
     assert isinstance(solution, Solution)
     assert Solution(solution.predictor, 2.0, 1.0, "x").gap == 0.5
+
+
+@pytest.mark.parametrize("grid", [(5,), (6,), (3, 4), (4, 4), (3, 2, 4)])
+def test_blocks_made_symmetric_are_those_of_a_real_predictor(grid, generator):
+    x = torch.randn(4, 2, *grid, dtype=torch.float64, generator=generator)
+    problem = Problem(x, torch.randn(4, 3, dtype=torch.float64, generator=generator), 3, 0.1)
+    loose = torch.randn(problem.cross_moment.shape, dtype=torch.complex128, generator=generator)
+    tight = problem.symmetric(loose)
+    assert torch.allclose(problem.blocks(problem.predictor(tight)), tight, atol=1e-12)
+    if len(grid) > 1:
+        assert not torch.allclose(problem.blocks(problem.predictor(loose)), loose, atol=1e-3)
+    real = problem.blocks(torch.randn(3, 2, *grid, dtype=torch.float64, generator=generator))
+    assert torch.allclose(problem.symmetric(real), real, atol=1e-12)
+
+
+def test_a_descent_reaches_the_objective_of_its_own_predictor(generator):
+    """A threshold that keeps a component at u and drops it at −u would find an objective that no predictor has."""
+    photos = load("photos", grid=(3, 4), samples=100, generator=generator)
+    targets = photos.one_hot()
+    problem = Problem(center(photos.images), targets - targets.mean(0), 3, 0.00221)
+    start = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay)).predictor
+    blocks, value = descend(problem, problem.blocks(start))
+    assert problem.objective(problem.predictor(blocks)) == pytest.approx(value, rel=1e-12)

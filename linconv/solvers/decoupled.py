@@ -79,7 +79,7 @@ def least_squares(problem: Problem, moments: Complex[Tensor, "F C C"]) -> Comple
 
 
 def _solution(problem: Problem, blocks: Tensor, lower: float, method: str) -> Solution:
-    beta = problem.predictor(blocks)
+    beta = problem.predictor(problem.symmetric(blocks))
     return Solution(beta, problem.objective(beta), problem.least_data_term + lower, method)
 
 

@@ -47,7 +47,7 @@ def descend(problem: Problem, start: Complex[Tensor, "F K C"]) -> tuple[Complex[
 
     def step(blocks: Tensor) -> Tensor:
         moved = penalty.prox(blocks - problem.gradient(blocks) / metric[:, None, None], problem.mu / metric)
-        return cut_rank(moved, problem.max_rank)
+        return problem.symmetric(cut_rank(moved, problem.max_rank))
 
     blocks = step(start)
     previous, current, momentum = blocks, value(blocks), 1.0
