@@ -18,7 +18,7 @@ from torch import Tensor
 
 from linconv.network import LinearCNN
 from linconv.penalties import truncate
-from linconv.spectrum import FrequencyBlocks
+from linconv.spectrum import FrequencyBlocks, mirror_index
 from linconv.validation import validate_size, validate_sizes, validate_tensor
 
 
@@ -141,15 +141,3 @@ def conjugate_svd(
     second = mirror < own
     left[second], sigma[second], right[second] = (t[mirror[second]] for t in (left.conj(), sigma, right.conj()))
     return left.unflatten(0, grid), sigma.unflatten(0, grid), right.unflatten(0, grid)
-
-
-def mirror_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
-    """For every frequency in row-major order, the position of its negative.
-
-    >>> mirror_index((2, 3)).tolist()
-    [0, 2, 1, 3, 5, 4]
-    """
-    index = torch.arange(math.prod(grid), device=device).reshape(grid)
-    for dim in range(len(grid)):
-        index = index.flip(dim).roll(1, dim)
-    return index.flatten()

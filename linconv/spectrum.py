@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -159,19 +159,50 @@ def full_spectrum(half: Float[Tensor, "*half r"], grid: tuple[int, ...]) -> Floa
     return torch.cat([half, mirrored], dim=dims[-1])
 
 
+def mirror_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+    """For every frequency in row-major order, the position of its negative.
+
+    >>> mirror_index((2, 3)).tolist()
+    [0, 2, 1, 3, 5, 4]
+    """
+    index = torch.arange(math.prod(grid), device=device).reshape(grid)
+    for dim in range(len(grid)):
+        index = index.flip(dim).roll(1, dim)
+    return index.flatten()
+
+
+def half_pairs(grid: tuple[int, ...]) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " S"]]:
+    """Positions in the half spectrum, row-major: pairs u, −u that both stand in it, first and second, and those with u = −u.
+
+    >>> [positions.tolist() for positions in half_pairs((3, 4))]      # (1, 0) and (2, 0), (1, 2) and (2, 2); (0, 0) and (0, 2)
+    [[3, 5], [6, 8], [0, 2]]
+    """
+    half = (*grid[:-1], grid[-1] // 2 + 1)
+    place = torch.full(grid, -1, dtype=torch.int64)
+    place[..., : half[-1]] = torch.arange(math.prod(half)).reshape(half)
+    mirror = place.flatten()[mirror_index(grid)].reshape(grid)[..., : half[-1]].flatten()
+    own = torch.arange(math.prod(half))
+    first = own < mirror
+    return own[first], mirror[first], own[own == mirror]
+
+
 def _half_singular_values(kernel: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     """Singular values at the half spectrum in chunks; each of a few workers, with one BLAS thread, holds the blocks of one chunk."""
     half = (*grid[:-1], grid[-1] // 2 + 1)
-    size, symbols = math.prod(half), _half_symbols(kernel, grid, half)
+    symbols, (first, second, _) = _half_symbols(kernel, grid, half), half_pairs(grid)
+    distinct = np.delete(np.arange(math.prod(half)), second)
     step = max(1, CHUNK_BYTES // (kernel.shape[0] * kernel.shape[1] * 2 * kernel.itemsize))
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        starts = range(0, size, step)
-        values = list(pool.map(lambda start: np.linalg.svd(symbols(start, min(start + step, size)), compute_uv=False), starts))
-    return np.concatenate(values).reshape(*half, -1)
+        chunks = (distinct[start : start + step] for start in range(0, len(distinct), step))
+        parts = list(pool.map(lambda chunk: np.linalg.svd(symbols(chunk), compute_uv=False), chunks))
+    values = np.empty((math.prod(half), min(kernel.shape[:2])), kernel.dtype)
+    values[distinct] = np.concatenate(parts)
+    values[second] = values[first]
+    return values.reshape(*half, -1)
 
 
-def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ...]) -> Callable[[int, int], np.ndarray]:
-    """A function that gives the blocks from one position to another of the half spectrum in row-major order.
+def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives the blocks at positions of the half spectrum in row-major order.
 
     They come from a table of roots of unity, or from one fast transform of everything where there are many taps.
     """
@@ -180,12 +211,12 @@ def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ..
     if math.prod(taps) > TABLE_TAPS:
         spectrum = np.fft.rfftn(kernel, grid, axes=tuple(range(2, kernel.ndim))).astype(dtype, copy=False)
         flat = np.moveaxis(spectrum, (0, 1), (-2, -1)).reshape(-1, c_out, c_in)
-        return lambda start, stop: flat[start:stop]
+        return lambda chunk: flat[chunk]
     columns = np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-2, -1)).reshape(-1, c_out * c_in)).astype(dtype)
     positions = np.indices(taps).reshape(len(taps), -1)
 
-    def symbols(start: int, stop: int) -> np.ndarray:
-        frequencies = np.stack(np.unravel_index(np.arange(start, stop), half))
+    def symbols(chunk: np.ndarray) -> np.ndarray:
+        frequencies = np.stack(np.unravel_index(chunk, half))
         # Exponents are reduced to one turn while they are integers, where that is exact.
         turns = sum(np.outer(u, m) % n / n for u, m, n in zip(frequencies, positions, grid, strict=True))
         roots = np.exp(-2j * np.pi * turns).astype(dtype)

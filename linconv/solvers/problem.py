@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Complex, Float, Int64
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from linconv.cost import mirror_index, representation_cost
+from linconv.cost import representation_cost
 from linconv.penalties import truncate
-from linconv.spectrum import pair_weights
+from linconv.spectrum import half_pairs, pair_weights
 
 ROWS = 2**12  # images transformed at a time
 
@@ -114,23 +114,12 @@ class Problem:
         spatial = tuple(range(2, 2 + len(self.grid)))
         return torch.fft.irfftn(blocks.conj().movedim(0, 2).unflatten(2, half), s=self.grid, dim=spatial, norm="ortho")
 
-    @cached_property
-    def conjugates(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " S"]]:
-        """Pairs u, −u that both stand in the half spectrum, and the frequencies that are their own negatives."""
-        half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
-        place = torch.full(self.grid, -1, dtype=torch.int64)
-        place[..., : half[-1]] = torch.arange(math.prod(half)).reshape(half)
-        mirror = place.flatten()[mirror_index(self.grid)].reshape(self.grid)[..., : half[-1]].flatten()
-        own = torch.arange(math.prod(half))
-        first = own < mirror
-        return own[first], mirror[first], own[own == mirror]
-
     def symmetric(self, blocks: Complex[Tensor, "F K C"]) -> Complex[Tensor, "F K C"]:
         """The blocks made conjugate at u and −u where both are stored, and real where u = −u, as those of a real predictor are.
 
         Rounding alone breaks this by little, but a threshold with a jump may then keep a component at u and drop it at −u.
         """
-        first, second, own = self.conjugates
+        first, second, own = half_pairs(self.grid)
         blocks = blocks.clone()
         blocks[second] = blocks[first].conj()
         blocks[own] = blocks[own].real.to(blocks.dtype)
