@@ -19,7 +19,7 @@ from torch import Tensor
 from linconv.network import LinearCNN
 from linconv.penalties import truncate
 from linconv.spectrum import FrequencyBlocks, mirror_index
-from linconv.validation import validate_size, validate_sizes, validate_tensor
+from linconv.validation import validate_memory, validate_size, validate_sizes, validate_tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def representation_cost(
     if kernel == grid or depth == 1:
         full = _schatten_cost(kept, depth)
         return Cost(full, full, _schatten_cost(sigma, depth) - full)
+    # Explicit weights of that many taps are part of the answer.
+    validate_memory("kernel_size", math.prod(kernel) * predictor.shape[1] ** 2, 2**27)
     from linconv.solvers.restricted import restricted_cost
 
     bounds = restricted_cost(predictor.detach(), depth, kernel, width)
@@ -82,7 +84,7 @@ def _narrowest(hidden_channels: int | Sequence[int] | None, depth: int) -> int |
     """The narrowest hidden width, None where there is none or it is unlimited."""
     if hidden_channels is None:
         return None
-    widths = validate_sizes("hidden_channels", hidden_channels, dims=depth - 1)
+    widths = validate_sizes("hidden_channels", hidden_channels, dims=depth - 1, per="hidden layer")
     return min(widths, default=None)
 
 
@@ -105,7 +107,7 @@ def minimal_network(predictor: Float[Tensor, "K C *grid"], depth: int, *, hidden
     depth = validate_size("depth", depth)
     outputs, channels, *grid = predictor.shape
     rank = min(outputs, channels)
-    widths = validate_sizes("hidden_channels", rank if hidden_channels is None else hidden_channels, dims=depth - 1)
+    widths = validate_sizes("hidden_channels", rank if hidden_channels is None else hidden_channels, dims=depth - 1, per="hidden layer")
     if depth == 1:
         return LinearCNN.from_weights([predictor.detach()], grid)
     left, sigma, right = conjugate_svd(FrequencyBlocks.from_predictor(predictor.detach()))

@@ -1,4 +1,4 @@
-"""Linear convolutional networks in the space domain: the model, circular convolution, import of torch modules.
+"""Linear convolutional networks in the space domain: the model, circular convolution.
 
 Nothing here uses a Fourier transform, so that what `linconv.spectrum` says about a network can be checked against what
 the network does.  Layers l < L are circular convolutions, the last is a contraction over channels and space
@@ -12,7 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linconv.validation import REAL_DTYPES, validate_grid, validate_number, validate_size, validate_sizes, validate_tensor
+from linconv.validation import (
+    REAL_DTYPES,
+    validate_generator,
+    validate_grid,
+    validate_memory,
+    validate_number,
+    validate_size,
+    validate_sizes,
+    validate_tensor,
+)
 
 # Full-size kernels on small grids run several times faster as one product with the block-circulant matrix, up to this size.
 DENSE_ENTRIES = 2**24
@@ -42,7 +51,7 @@ def circular_convolution(x: Float[Tensor, "N C_in *grid"], weight: Float[Tensor,
     taps = tuple(min(k, n) for k, n in zip(weight.shape[2:], grid, strict=True))
     kernel = fold_kernel(weight, taps)
     if taps == grid and kernel.numel() * math.prod(grid) <= DENSE_ENTRIES:
-        return (x.flatten(1) @ block_circulant(kernel).T).reshape(len(x), -1, *grid)
+        return (x.flatten(1) @ block_circulant(kernel).T).reshape(len(x), len(kernel), *grid)
     padding = [p for k in reversed(taps) for p in (k - 1, 0)]
     # torch's convolutions are cross-correlations: flipping the kernel turns one into a convolution.
     return CONVOLUTIONS[len(grid)](nn.functional.pad(x, padding, mode="circular"), kernel.flip(tuple(range(2, x.ndim))))
@@ -69,7 +78,8 @@ class LinearCNN(nn.Module):
 
     Arguments: `in_channels` C; `hidden_channels`, the L − 1 hidden widths; `out_features` K; `grid`, 1 to 3 positive
     integers; `kernel_size`, an integer or one a dimension (default: the full grid; wider kernels wrap around).
-    Weights are drawn from `generator`: uniform on ±1/√fan_in as torch's own layers do, or, if `scale` is given, normal
+    Weights are drawn from `generator` (default: a new one with seed 0): uniform on ±1/√fan_in as torch's own layers do,
+    or, if `scale` is given, normal
     with standard deviation scale/√fan_in.  `weights` lists the parameters, `(C_l, C_{l-1}, *kernel)` for hidden layers
     and `(K, C_{L-1}, *grid)` for the readout.
 
@@ -98,7 +108,7 @@ class LinearCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = validate_grid(grid)
-        hidden = validate_sizes("hidden_channels", hidden_channels)
+        hidden = validate_sizes("hidden_channels", hidden_channels, per="hidden layer")
         first, outputs = validate_size("in_channels", in_channels), validate_size("out_features", out_features)
         kernel = self.grid if kernel_size is None else validate_sizes("kernel_size", kernel_size, dims=len(self.grid))
         if dtype not in REAL_DTYPES:
@@ -107,13 +117,14 @@ class LinearCNN(nn.Module):
             scale = validate_number("scale", scale)
         widths = (first, *hidden)
         shapes = [(b, a, *kernel) for a, b in zip(widths, hidden, strict=False)] + [(outputs, widths[-1], *self.grid)]
-        target = torch.device(device) if device is not None else torch.device("cpu")
-        # Drawn where the generator lives, so that one seed gives one network on every device.
-        source = generator.device if generator is not None else target
+        validate_memory("grid", max(math.prod(shape) for shape in shapes))
+        # Without a generator the weights are those of seed 0: torch's global state is neither read nor changed.
+        generator = torch.Generator().manual_seed(0) if generator is None else validate_generator(generator)
+        target = _device(device)
         self.layers = nn.ParameterList()
         for shape in shapes:
             deviation = 1 / math.sqrt(math.prod(shape[1:]))
-            w = torch.empty(shape, dtype=dtype, device=source)
+            w = torch.empty(shape, dtype=dtype, device=generator.device)  # where the generator lives: one seed, one network
             if scale is None:
                 w.uniform_(-deviation, deviation, generator=generator)
             else:
@@ -128,7 +139,7 @@ class LinearCNN(nn.Module):
         `ValueError` or `TypeError` naming the weight whose shape, dtype or device does not fit.
         """
         sites = validate_grid(grid)
-        if isinstance(weights, Tensor) or len(weights) == 0:
+        if isinstance(weights, Tensor) or not isinstance(weights, Sequence) or len(weights) == 0:
             raise ValueError("weights: expected a list of at least one tensor, the readout last")
         for i, w in enumerate(weights):
             validate_tensor(f"weights[{i}]", w, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
@@ -141,7 +152,8 @@ class LinearCNN(nn.Module):
                     f"weights[{i}]: expected {weights[i - 1].shape[0]} input channels, the outputs of weights[{i - 1}], got {w.shape[1]}"
                 )
         if tuple(weights[-1].shape[2:]) != sites:
-            raise ValueError(f"weights[-1]: expected a readout (K, C, *{sites}) over the whole grid, got shape {tuple(weights[-1].shape)}")
+            got = tuple(weights[-1].shape)
+            raise ValueError(f"weights[-1]: expected a readout (K, C, {', '.join(map(str, sites))}) over the whole grid, got shape {got}")
         net = cls.__new__(cls)
         nn.Module.__init__(net)
         net.grid = sites
@@ -162,6 +174,8 @@ class LinearCNN(nn.Module):
         """Outputs `(N, K)` of images `(N, C, *grid)`; raises `ValueError` or `TypeError` for other shapes or dtypes."""
         first = self.layers[0]
         expected = (first.shape[1], *self.grid)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a torch tensor of images (N, {', '.join(map(str, expected))}), got {type(x).__name__}")
         if x.ndim != len(expected) + 1 or tuple(x.shape[1:]) != expected:
             raise ValueError(f"x: expected images (N, {', '.join(map(str, expected))}), got shape {tuple(x.shape)}")
         if x.dtype != first.dtype:
@@ -174,3 +188,10 @@ class LinearCNN(nn.Module):
     def extra_repr(self) -> str:
         shapes = [tuple(w.shape) for w in self.layers]
         return f"{shapes[0][1]} → {shapes[-1][0]}, grid={self.grid}, depth={self.depth}, weights={shapes}"
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device if device is not None else torch.device("cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected one that torch has here, got {device!r}: {str(error).splitlines()[0]}") from None

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from linconv.network import LinearCNN, fold_kernel
-from linconv.validation import validate_grid, validate_tensor
+from linconv.validation import validate_grid, validate_memory, validate_tensor
 
 CHUNK_BYTES = 2**21
 # Above this many taps a fast Fourier transform is quicker than a product with a table of roots of unity.
@@ -48,6 +48,8 @@ class FrequencyBlocks:
             raise ValueError(f"kind: expected 'readout' or 'equivariant', got {self.kind!r}")
         if self.values.ndim not in (3, 4, 5) or self.values.numel() == 0:
             raise ValueError(f"values: expected (*grid, K, C) with a grid of 1 to 3 dimensions, got shape {tuple(self.values.shape)}")
+        if not bool(torch.isfinite(self.values.detach()).all()):
+            raise ValueError("values: expected finite numbers, got NaN or infinity")
 
     @classmethod
     def from_predictor(cls, beta: Float[Tensor, "K C *grid"]) -> "FrequencyBlocks":
@@ -97,6 +99,7 @@ def conv_blocks(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ..
     """
     sites = validate_grid(grid)
     validate_tensor("weight", weight, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
+    validate_memory("grid", math.prod(weight.shape[:2]) * math.prod(sites))
     return FrequencyBlocks(_transform(fold_kernel(weight, sites)), "equivariant")
 
 
@@ -131,6 +134,7 @@ def conv_singular_values(weight: Float[Tensor, "C_out C_in *kernel"], grid: tupl
     """
     sites = validate_grid(grid)
     validate_tensor("weight", weight, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
+    validate_memory("grid", min(weight.shape[:2]) * math.prod(sites))
     if weight.device.type != "cpu" or (weight.requires_grad and torch.is_grad_enabled()):
         return conv_blocks(weight, sites).singular_values()
     taps = tuple(min(k, n) for k, n in zip(weight.shape[2:], sites, strict=True))

@@ -48,6 +48,8 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
         if type(layer) is nn.Identity:
             continue
         kernel = _full_kernel(name, layer, grid)
+        if not bool(torch.isfinite(kernel).all()):
+            raise _refusal(name, layer, "its weight has NaN or infinite entries")
         if kernel.shape[1] != channels:
             raise _refusal(name, layer, f"it has {kernel.shape[1]} input channels and gets {channels}")
         channels = kernel.shape[0]

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from linconv.network import LinearCNN, fold_kernel
-from linconv.validation import validate_number, validate_size, validate_tensor
+from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
 
 StopReason = Literal["converged", "stalled", "steps", "diverged", "stopped"]
 
@@ -73,6 +73,7 @@ def _blocks(weight: Tensor, grid: tuple[int, ...]) -> Tensor:
     return torch.fft.fftn(fold_kernel(weight, grid), dim=tuple(range(2, weight.ndim))).movedim((0, 1), (-2, -1))
 
 
+@torch.enable_grad()
 def train(
     net: nn.Module,
     x: Float[Tensor, "N C *grid"],
@@ -195,6 +196,9 @@ def _optimizer(
     net: nn.Module, optimizer: Literal["lbfgs", "sgd"] | torch.optim.Optimizer | None, step_size: float | None, momentum: float
 ) -> torch.optim.Optimizer:
     if isinstance(optimizer, torch.optim.Optimizer):
+        ours = {id(w) for w in net.parameters()}
+        if not any(id(w) in ours for group in optimizer.param_groups for w in group["params"]):
+            raise ValueError("optimizer: expected one over the parameters of net, got one over others; build it from net.parameters()")
         if step_size is not None:
             raise ValueError("step_size: the given optimizer already has one; pass only one of step_size and optimizer")
         return optimizer
@@ -216,8 +220,7 @@ def _batches(samples: int, batch_size: int | None, generator: torch.Generator | 
         while True:
             yield torch.arange(0)
     size = validate_size("batch_size", batch_size)
-    if generator is None:
-        raise ValueError("generator: minibatches are random; pass a torch.Generator")
+    generator = validate_generator(generator)
     while True:
         yield from torch.randperm(samples, generator=generator, device=generator.device).split(min(size, samples))
 
@@ -237,7 +240,10 @@ def _validate(net: nn.Module, x: Tensor, y: Tensor) -> None:
             raise TypeError(
                 f"{name}: expected {weights[0].dtype} on {weights[0].device} as the weights have, got {data.dtype} on {data.device}"
             )
-    with torch.no_grad():
-        outputs = net(x[:1])
+    try:
+        with torch.no_grad():
+            outputs = net(x[:1])
+    except RuntimeError as error:
+        raise ValueError(f"x: expected images that net accepts, got shape {tuple(x.shape)}: {str(error).splitlines()[0]}") from error
     if outputs.shape != y[:1].shape:
         raise ValueError(f"y: expected {tuple(outputs.shape[1:])} numbers an image as the net computes, got {tuple(y.shape[1:])}")

@@ -25,38 +25,59 @@ def validate_tensor(name: str, value: object, *, ndim: tuple[int, ...] | None = 
     return value
 
 
-def validate_sizes(name: str, sizes: object, *, dims: int | None = None) -> tuple[int, ...]:
-    """Return `sizes` as a tuple of positive integers (an integer is repeated `dims` times), else raise naming the argument."""
-    if isinstance(sizes, int) and not isinstance(sizes, bool) and dims is not None:
+def validate_sizes(name: str, sizes: object, *, dims: int | None = None, per: str = "dimension") -> tuple[int, ...]:
+    """Return `sizes` as a tuple of positive integers (one integer is repeated `dims` times), else raise naming the argument."""
+    if dims is not None and hasattr(sizes, "__index__") and not isinstance(sizes, Iterable):
         sizes = (sizes,) * dims
     if not isinstance(sizes, Iterable) or isinstance(sizes, str):
         raise TypeError(f"{name}: expected a sequence of positive integers, got {sizes!r}")
-    numbers = tuple(sizes)
-    if any(isinstance(n, bool) or not hasattr(n, "__index__") for n in numbers):
-        raise TypeError(f"{name}: expected integers, got {numbers!r}")
-    integers = tuple(operator.index(n) for n in numbers)
-    if any(not 0 < n < 2**31 for n in integers):
-        raise ValueError(f"{name}: expected positive integers below 2^31, got {integers}")
+    integers = tuple(validate_size(name, n) for n in sizes)
     if dims is not None and len(integers) != dims:
-        raise ValueError(f"{name}: expected {dims} positive integers, one a dimension, got {integers}")
+        raise ValueError(f"{name}: expected {dims} positive integers, one a {per}, got {integers}")
     return integers
 
 
 def validate_size(name: str, size: object) -> int:
     """Return `size` as one positive integer, else raise naming the argument."""
+    wrong = TypeError(f"{name}: expected a positive integer, got {size!r}")
     if isinstance(size, bool) or not hasattr(size, "__index__"):
-        raise TypeError(f"{name}: expected a positive integer, got {size!r}")
-    return validate_sizes(name, (size,))[0]
+        raise wrong
+    try:
+        number = operator.index(size)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
+    if not 0 < number < 2**31:
+        raise ValueError(f"{name}: expected a positive integer below 2^31, got {number}")
+    return number
 
 
 def validate_number(name: str, value: object, *, positive: bool = False) -> float:
     """Return `value` as a finite float ≥ 0 (> 0 if `positive`), else raise naming the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
+    wrong = TypeError(f"{name}: expected a number, got {value!r}")
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise wrong
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
         raise ValueError(f"{name}: expected a finite number {'> 0' if positive else '≥ 0'}, got {number}")
     return number
+
+
+def validate_memory(name: str, entries: int, limit: int = 2**34) -> None:
+    """Raise, naming the argument that makes it so large, where an array would have more than `limit` entries."""
+    if entries > limit:
+        raise ValueError(f"{name}: expected sizes whose arrays fit in memory, got one of {entries:.1e} numbers; take a smaller one")
+
+
+def validate_generator(generator: object) -> torch.Generator:
+    """Return the generator, else raise naming the argument."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {generator!r}; pass torch.Generator().manual_seed(0)")
+    return generator
 
 
 def validate_grid(grid: object) -> tuple[int, ...]:

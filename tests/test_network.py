@@ -422,3 +422,45 @@ def test_bad_input_names_the_argument(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()
     assert isinstance(caught.value, error)
+
+
+def test_without_a_generator_torchs_global_state_is_neither_read_nor_changed():
+    state = torch.get_rng_state()
+    first = LinearCNN(2, [3], 4, (3,))
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(5)
+    assert all(torch.equal(a, b) for a, b in zip(first.weights, LinearCNN(2, [3], 4, (3,)).weights, strict=True))
+    torch.set_rng_state(state)
+
+
+def test_no_images_give_no_outputs():
+    assert LinearCNN(2, [3], 4, (3, 4))(torch.zeros(0, 2, 3, 4, dtype=torch.float64)).shape == (0, 4)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: LinearCNN(2**20, [2**20], 4, (2**20,)), ValueError, "grid: .*fit in memory"),
+        (lambda: LinearCNN(2, [2], 4, (2,), generator=3), TypeError, "generator: expected a torch.Generator"),
+        (lambda: LinearCNN(2, [2], 4, (2,), device="nope"), ValueError, "device: .*'nope'"),
+        (lambda: LinearCNN(2, [2], 4, (2,))([1]), TypeError, "x: expected a torch tensor .*list"),
+        (lambda: LinearCNN(2, [2], 4, (2,))(np.ones((1, 2, 2))), TypeError, "x: expected a torch tensor .*ndarray"),
+        (lambda: LinearCNN.from_weights(None, (3,)), ValueError, "weights: expected a list"),
+        (lambda: lc.conv_singular_values(torch.ones(3, 2, 3, 3), (2**30, 2**30)), ValueError, "grid: .*fit in memory"),
+        (lambda: lc.representation_cost(torch.ones(2, 3, 4, 5), 2, kernel_size=10**4), ValueError, "kernel_size: .*fit in memory"),
+        (lambda: lc.FrequencyBlocks(torch.full((2, 1, 1), math.nan, dtype=torch.complex128)), ValueError, "values: .*NaN"),
+        (lambda: lc.check(3), TypeError, "claim: expected a function"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_torch_fails(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_import_names_the_layer_whose_weight_is_not_finite():
+    layer = nn.Conv1d(1, 1, 3, padding="same", padding_mode="circular", bias=False)
+    with torch.no_grad():
+        layer.weight[0, 0, 0] = math.nan
+    with pytest.raises(lc.NotLinearCNNError, match=r"layer 0 \(Conv1d\): .*NaN"):
+        lc.from_torch(nn.Sequential(layer, nn.Flatten()), (1, 4))

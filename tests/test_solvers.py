@@ -836,3 +836,23 @@ def test_a_descent_reaches_the_objective_of_its_own_predictor(generator):
     start = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay)).predictor
     blocks, value = descend(problem, problem.blocks(start))
     assert problem.objective(problem.predictor(blocks)) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 10])
+def test_narrow_networks_on_general_data_have_a_finite_objective(seed):
+    """Seeds at which a descent once cut the ranks at u and at −u apart, and no network of that width had its predictor."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(20, 2, 3, 4, dtype=torch.float64, generator=generator)
+    y = torch.randn(20, 3, dtype=torch.float64, generator=generator)
+    found = fit(x, y, depth=3, weight_decay=0.1, hidden_channels=1)
+    assert 0 < found.lower_bound <= found.objective < math.inf
+    net = minimal_network(found.predictor, 3, hidden_channels=1)
+    run = train(net, x, y, weight_decay=0.1, steps=3)
+    assert float(run.objectives[0]) == pytest.approx(found.objective, rel=1e-10)
+
+
+@pytest.mark.parametrize(("name", "x_scale", "y_scale"), [("x", 1e160, 1.0), ("x", 1e-160, 1.0), ("y", 1.0, 1e160), ("y", 1.0, 1e-160)])
+def test_data_whose_squares_overflow_or_vanish_are_refused(name, x_scale, y_scale, generator):
+    x, y = torch.randn(6, 1, 3, dtype=torch.float64, generator=generator), torch.randn(6, 2, dtype=torch.float64, generator=generator)
+    with pytest.raises(ValueError, match=f"^{name}: expected numbers between"):
+        fit(x_scale * x, y_scale * y, depth=2, weight_decay=0.1)

@@ -368,7 +368,7 @@ C128 = torch.complex128
         (lambda: conv_blocks(torch.ones(1, 0, 3), (3,)), ValueError, "weight: .*empty"),
         (lambda: conv_blocks(torch.ones(1, 1, 3), (0,)), ValueError, "grid: .*positive"),
         (lambda: conv_blocks(torch.ones(1, 1, 3), 3), TypeError, "grid: .*sequence"),
-        (lambda: conv_blocks(torch.ones(1, 1, 3), (2.0,)), TypeError, "grid: .*integers"),
+        (lambda: conv_blocks(torch.ones(1, 1, 3), (2.0,)), TypeError, "grid: .*integer"),
         (lambda: conv_singular_values(torch.ones(1, 3), (3,)), ValueError, "weight"),
         (lambda: conv_singular_values([[[1.0]]], (3,)), TypeError, "weight: .*list"),
         (lambda: conv_singular_values(torch.full((1, 1, 3), math.nan), (3,)), ValueError, "weight: .*NaN"),

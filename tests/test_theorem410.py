@@ -100,14 +100,16 @@ def test_a_hidden_layer_that_is_too_narrow_has_the_rank_limited_optimum():
     assert verdict(hidden=1).holds
 
 
-def test_what_cannot_be_certified_is_said_so():
-    found = verdict(whiten=False)
+@pytest.mark.parametrize(("grid", "seed"), [((3, 4), 0), ((2, 3), 1)])
+def test_what_cannot_be_certified_is_said_so(grid, seed):
+    found = verdict(whiten=False, grid=grid, seed=seed)
     assert found.verdict == "INCONCLUSIVE"
     assert "bounds too far apart" in found.reason
 
 
-def test_a_weight_decay_that_leaves_nothing_is_not_applicable():
-    assert verdict(weight_decay=10.0).verdict == "NOT APPLICABLE"
+@pytest.mark.parametrize("weight_decay", [10.0, 1e-12])
+def test_a_weight_decay_that_leaves_nothing_to_test_is_not_applicable(weight_decay):
+    assert verdict(weight_decay=weight_decay).verdict == "NOT APPLICABLE"
 
 
 @pytest.mark.parametrize(

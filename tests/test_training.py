@@ -398,7 +398,6 @@ def test_bad_input_is_named_and_changes_nothing(unchecked, name, value, error):
         ({"optimizer": "sgd"}, "step_size: optimizer 'sgd' needs one"),
         ({"optimizer": "lbfgs", "step_size": 0.1}, "step_size: L-BFGS finds its own step"),
         ({"optimizer": "given", "step_size": 0.1}, "step_size: the given optimizer already has one"),
-        ({"step_size": 0.1, "batch_size": 4}, "generator: minibatches are random"),
     ],
 )
 def test_options_that_contradict_each_other(unchecked, options, message):
@@ -410,3 +409,30 @@ def test_options_that_contradict_each_other(unchecked, options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         train(net, x, y, weight_decay=0.1, steps=2, **options)
     assert all(torch.equal(a, b) for a, b in zip(before, copies(net), strict=True))
+
+
+def test_minibatches_need_a_generator(unchecked):
+    x, y = data()
+    for generator in (None, 3):
+        with pytest.raises(TypeError, match=r"generator: expected a torch\.Generator"):
+            train(network(), x, y, weight_decay=0.1, steps=2, step_size=0.1, batch_size=4, generator=generator)
+
+
+def test_an_optimizer_over_other_parameters_is_refused():
+    x, y = data()
+    with pytest.raises(ValueError, match="optimizer: expected one over the parameters of net"):
+        train(network(), x, y, weight_decay=0.1, steps=2, optimizer=torch.optim.Adam(network().parameters()))
+
+
+def test_a_module_that_does_not_accept_the_images_is_refused():
+    x, y = data()
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, y.shape[1])).to(x.dtype)
+    with pytest.raises(ValueError, match="x: expected images that net accepts"):
+        train(net, x, y, weight_decay=0.1, steps=2)
+
+
+def test_training_where_gradients_are_switched_off():
+    x, y = data()
+    with torch.no_grad():
+        run = train(network(), x, y, weight_decay=0.1, steps=3)
+    assert run.objectives[-1] < run.objectives[0]

@@ -36,7 +36,7 @@ def test_sizes_out_of_range_are_refused_by_name(size):
         lambda: validate_sizes("width", [1, size]),
         lambda: validate_sizes("width", size, dims=2),
     ):
-        with pytest.raises(ValueError, match=f"width: expected positive integers below 2\\^31, got .*{size}"):
+        with pytest.raises(ValueError, match=f"width: expected a positive integer below 2\\^31, got {size}"):
             call()
 
 
@@ -44,7 +44,7 @@ def test_sizes_out_of_range_are_refused_by_name(size):
 def test_things_that_are_no_integers_are_refused_by_name(size):
     with pytest.raises(TypeError, match="width: expected a positive integer, got"):
         validate_size("width", size)
-    with pytest.raises(TypeError, match="width: expected integers, got"):
+    with pytest.raises(TypeError, match="width: expected a positive integer, got"):
         validate_sizes("width", [1, size])
 
 

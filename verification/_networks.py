@@ -10,6 +10,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 import linconv as lc
+from linconv.spectrum import mirror_index
 from linconv.training import Trajectory, objective, sum_of_squares, train
 from verification._setting import Setting
 
@@ -63,12 +64,9 @@ def random_starts(setting: Setting, generator: torch.Generator) -> dict[str, lc.
     return {name: network(setting, generator, scale=scale) for name, scale in scales.items()}
 
 
-def network(
-    setting: Setting, generator: torch.Generator, *, hidden: int | None = None, kernel_size: int | None = None, scale: float | None = None
-) -> lc.LinearCNN:
-    widths = [setting.hidden if hidden is None else hidden] * (setting.depth - 1)
-    sizes = (setting.x.shape[1], widths, setting.y.shape[1], setting.grid)
-    return lc.LinearCNN(*sizes, kernel_size=kernel_size, generator=generator, scale=scale)
+def network(setting: Setting, generator: torch.Generator, *, scale: float | None = None) -> lc.LinearCNN:
+    widths = [setting.hidden] * (setting.depth - 1)
+    return lc.LinearCNN(setting.x.shape[1], widths, setting.y.shape[1], setting.grid, generator=generator, scale=scale)
 
 
 def spectral_start(setting: Setting, rank: int) -> lc.LinearCNN:
@@ -96,7 +94,7 @@ def drop_losing_components(trained: Run, setting: Setting, width: int) -> Run:
     blocks = lc.frequency_blocks(trained.net).values.detach()
     u, sigma, vh = (t.flatten(0, len(setting.grid) - 1) for t in torch.linalg.svd(blocks, full_matrices=False))
     best, value = trained.net, trained.objective
-    mirror = mirrored(setting.grid)
+    mirror = mirror_index(setting.grid)
     with torch.no_grad():
         for site in range(len(mirror)):
             if int(mirror[site]) < site:
@@ -114,15 +112,6 @@ def drop_losing_components(trained: Run, setting: Setting, width: int) -> Run:
                 else:
                     sigma[[site, int(mirror[site])], i] = kept
     return run(trained.name, best, setting) if best is not trained.net else trained
-
-
-def mirrored(grid: tuple[int, ...]) -> Tensor:
-    """For every frequency in row-major order, the position of its negative."""
-    sites = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")).flatten(1)
-    index = torch.zeros(sites.shape[1], dtype=torch.int64)
-    for row, n in zip(sites, grid, strict=True):
-        index = index * n + (-row) % n
-    return index
 
 
 def factors(net: lc.LinearCNN) -> list[Complex[Tensor, "*grid rows columns"]]:

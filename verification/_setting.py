@@ -84,7 +84,8 @@ def _photographs(
     """Centred images of a labelled set and centred class indicators, the first `outputs` of them."""
     loaded = images.load(data, samples=samples, grid=grid, greyscale=channels == 1, generator=generator)
     if len(loaded.classes) < 2:
-        raise ValueError(f"data: expected at least two classes to tell apart, {data} has only {loaded.classes[0]!r}")
+        only = loaded.classes[0]
+        raise ValueError(f"data: expected at least two classes, {data} has only {only!r}; the subfolders of a folder are its classes")
     if channels not in (None, loaded.images.shape[1]):
         raise ValueError(f"channels: {data} has {loaded.images.shape[1]}, or 1 made grey, got {channels}")
     count = len(loaded.classes) if outputs is None else outputs

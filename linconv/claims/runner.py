@@ -48,6 +48,8 @@ def check(claim: Claim | str, /, **parameters: object) -> Verdict:
     another type, missing or unknown a `TypeError`, each naming it. `ImportError` where `verification` cannot be imported: it
     is not installed with the library, so run from a checkout.
     """
+    if not isinstance(claim, str) and not callable(claim):
+        raise TypeError(f"claim: expected a function that yields checks or the name of one in verification, got {claim!r}")
     return decide(subject_of(_named(claim) if isinstance(claim, str) else claim), parameters)
 
 

@@ -51,6 +51,11 @@ def fit(
         raise ValueError(f"y: expected {len(x)} rows, one an image, got {len(y)}")
     if (x.dtype, x.device) != (y.dtype, y.device):
         raise TypeError(f"y: expected {x.dtype} on {x.device} as x has, got {y.dtype} on {y.device}")
+    for name, data in (("x", x), ("y", y)):
+        # Objectives are sums of squares: beyond these sizes they overflow, or vanish, in float64.
+        largest = float(data.abs().max())
+        if largest > 1e100 or 0 < largest < 1e-100:
+            raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
     decay, tol = validate_number("weight_decay", weight_decay, positive=True), validate_number("tol", tol, positive=True)
     width = None if hidden_channels is None else validate_size("hidden_channels", hidden_channels)
