@@ -84,7 +84,7 @@ def _objectives(axes: Any, optimum: Solution, runs: list[Run]) -> None:
         xlim=(rounding, max(1e3, 1e4 * max(gaps))),
         yticks=places,
         yticklabels=names,
-        title="Objectives (grey: other local minima)",
+        title="Objectives",
     )
     axes.set_xlabel("(objective − optimum) / optimum\n(grey: another local minimum)")
     axes.invert_yaxis()
