@@ -53,7 +53,7 @@ def fit(
         raise TypeError(f"y: expected {x.dtype} on {x.device} as x has, got {y.dtype} on {y.device}")
     for name, data in (("x", x), ("y", y)):
         # Objectives are sums of squares: beyond these sizes they overflow, or vanish, in float64.
-        largest = float(data.abs().max())
+        largest = float(data.detach().abs().max())
         if largest > 1e100 or 0 < largest < 1e-100:
             raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
