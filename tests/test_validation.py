@@ -124,3 +124,14 @@ def test_tensors_pass_unchanged(dtype):
 def test_bad_tensors_are_refused_by_name(value, options, error, message):
     with pytest.raises(error, match=message):
         validate_tensor("t", value, **options)
+
+
+def test_conversions_that_fail_are_refused_by_name():
+    with pytest.raises(ValueError, match="rate: expected a finite number ≥ 0, got inf"):
+        validate_number("rate", 10**400)
+    for value in (torch.ones(2), np.ones(2)):
+        with pytest.raises(TypeError, match="rate: expected a number, got"):
+            validate_number("rate", value)
+    for size in (torch.tensor(2.5), np.array([2, 3])):
+        with pytest.raises(TypeError, match="width: expected a positive integer, got"):
+            validate_size("width", size)
