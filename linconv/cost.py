@@ -46,8 +46,9 @@ def representation_cost(
     `kernel_size` restricts the hidden kernels (an integer or one a dimension; default the full grid), `hidden_channels`
     the hidden widths (one number or depth − 1 of them; default unlimited).  Both bounds are `inf` where a block has a
     higher rank than the narrowest layer: no such network computes β.  Full kernels and kernels of one tap are exact;
-    depth 2 with restricted kernels is a semidefinite programme, solved to a relative width of 1e-6 while (folded taps) × C is
-    at most 80; other restricted cases give bounds (docs/restricted-kernels.md).  Rank tolerance: 100 eps relative to the largest singular value over all frequencies.
+    depth 2 with restricted kernels is a semidefinite programme, solved to a relative width of 1e-6 while (folded taps) × C
+    is at most 80; other restricted cases give bounds (docs/restricted-kernels.md).  Rank tolerance: 100 eps relative to
+    the largest singular value over all frequencies.
 
     Raises `ValueError` or `TypeError` naming the argument.
 
