@@ -145,6 +145,12 @@ def cost_checks(setting: Setting, optimum: Solution, runs: list[Run], generator:
     yield at_most("(a) no weights met in training cost less than what they compute", costs, norms, size=4096, draws=len(snapshots))
 
 
+def reaches(name: str, trained: Run, optimum: Solution) -> Check:
+    """The trained objective is the certified optimum: below its lower bound refutes, above it is an optimiser that missed."""
+    minimum, lower = optimum.objective, optimum.lower_bound
+    return attains(name, trained.objective, minimum, lower=lower, tolerance=1e-8, reason=CONVERGED, size=4096, scope="certified")
+
+
 def optimum_checks(optimum: Solution, trained: Run) -> Iterator[Check | Note]:
     """(b) The trained objective against the certified optimum."""
     kind = "optimum" if optimum.gap <= 1e-8 else "best known objective"
@@ -153,16 +159,7 @@ def optimum_checks(optimum: Solution, trained: Run) -> Iterator[Check | Note]:
     yield Note(
         f"trained from the balanced spectral start: {trained.objective:.12g}, relative gap {trained.objective / optimum.objective - 1:.1e}"
     )
-    yield attains(
-        "(b) objective of the trained network against the optimum",
-        trained.objective,
-        optimum.objective,
-        lower=optimum.lower_bound,
-        tolerance=1e-8,
-        reason=CONVERGED,
-        size=4096,
-        scope="certified",
-    )
+    yield reaches("(b) objective of the trained network against the optimum", trained, optimum)
 
 
 def predictor_checks(setting: Setting, optimum: Solution, trained: Run) -> Iterator[Check]:
@@ -183,16 +180,7 @@ def predictor_checks(setting: Setting, optimum: Solution, trained: Run) -> Itera
 def random_start_checks(optimum: Solution, runs: list[Run]) -> Iterator[Check]:
     """(c) without decoupled data: nothing below the lower bound; at depth 1 and 2, which have no other minima, the optimum."""
     for found in runs:
-        yield attains(
-            f"(c) {found.name}: objective against the optimum",
-            found.objective,
-            optimum.objective,
-            lower=optimum.lower_bound,
-            tolerance=1e-8,
-            reason=CONVERGED,
-            size=4096,
-            scope="certified",
-        )
+        yield reaches(f"(c) {found.name}: objective against the optimum", found, optimum)
 
 
 def balance_checks(setting: Setting, runs: list[Run]) -> Iterator[Check]:
@@ -220,16 +208,7 @@ def hypothesis_checks(setting: Setting, optimum: Solution) -> Iterator[Check | P
     if setting.decoupled and int((singular > 1e-9 * singular.max()).sum(-1).max()) > 1:
         narrow = fit(setting.x, setting.y, depth=setting.depth, weight_decay=setting.weight_decay, hidden_channels=1)
         trained = drop_losing_components(run("width 1", spectral_start(setting, 1), setting), setting, 1)
-        yield attains(
-            "(f) width 1: the optimum is that over blocks of rank 1",
-            trained.objective,
-            narrow.objective,
-            lower=narrow.lower_bound,
-            tolerance=1e-8,
-            reason=CONVERGED,
-            size=4096,
-            scope="certified",
-        )
+        yield reaches("(f) width 1: the optimum is that over blocks of rank 1", trained, narrow)
         wide = agree("", trained.objective, optimum.objective, tolerance=1e-6, reason="what a converged run differs by at most")
         yield predicted_failure("(f) width 1: the optimum of wide networks is not reached", wide)
     if setting.sites > 1:
