@@ -11,7 +11,7 @@ from linconv.claims import Verdict, check
 from linconv.cost import Cost, minimal_network, representation_cost
 from linconv.network import LinearCNN
 from linconv.penalties import Schatten
-from linconv.solvers import Solution, fit
+from linconv.solvers import Solution, fit, fit_path
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
 from linconv.torch_import import NotLinearCNNError, from_torch
 from linconv.training import Trajectory, train
@@ -29,6 +29,7 @@ __all__ = [
     "conv_blocks",
     "conv_singular_values",
     "fit",
+    "fit_path",
     "frequency_blocks",
     "from_torch",
     "minimal_network",

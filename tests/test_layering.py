@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "linconv"
 # Left never imports right.
 ORDERS = [
-    [{"network"}, {"spectrum", "torch_import"}, {"penalties"}, {"cost"}, {"solvers", "training"}],
+    [{"losses"}, {"network"}, {"spectrum", "torch_import"}, {"penalties"}, {"cost"}, {"solvers", "training"}],
     [{"network"}, {"spectrum"}, {"profiles", "sensitivity", "deformation"}, {"pooling", "sphere"}],
 ]
 EVERYONE_MAY_IMPORT = {"validation"}

@@ -591,7 +591,9 @@ def test_labels_of_zero(depth):
 def test_images_of_zero(depth):
     y = normal(4, 2)
     solution = fit(torch.zeros(4, 1, 3, dtype=F64), y, depth=depth, weight_decay=0.1)
-    assert solution.objective == solution.lower_bound == pytest.approx(float(y.square().sum()) / 8)
+    # More images than numbers are reduced to fewer rows, which rounds.
+    assert solution.objective == pytest.approx(float(y.square().sum()) / 8, rel=ROUNDING)
+    assert solution.lower_bound == pytest.approx(solution.objective, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -793,7 +795,6 @@ GOOD = {"x": torch.ones(3, 1, 4, dtype=F64), "y": torch.ones(3, 2, dtype=F64), "
         ("depth", -1, ValueError),
         ("depth", 2.0, TypeError),
         ("depth", True, TypeError),
-        ("weight_decay", 0.0, ValueError),
         ("weight_decay", -0.1, ValueError),
         ("weight_decay", math.nan, ValueError),
         ("weight_decay", "0.1", TypeError),

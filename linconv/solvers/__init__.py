@@ -1,19 +1,24 @@
 """The optimum of the weight-decayed problem: one solver a file, one `Solution`, one `fit` that chooses."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linconv.losses import LossName, SquaredError, loss_of
 from linconv.solvers.decoupled import decoupled
 from linconv.solvers.local import local
+from linconv.solvers.monitor import Monitor
 from linconv.solvers.nuclear import nuclear
 from linconv.solvers.problem import Problem, Solution
-from linconv.solvers.ridge import ridge
+from linconv.solvers.reduction import certify, reduce, squared_residual
+from linconv.solvers.ridge import ridge, ridge_path
+from linconv.solvers.smooth import smooth
 from linconv.validation import validate_number, validate_size, validate_tensor
 
-__all__ = ["Solution", "fit"]
+__all__ = ["Solution", "fit", "fit_path"]
 
 
 def fit(
@@ -22,20 +27,29 @@ def fit(
     *,
     depth: int,
     weight_decay: float,
+    loss: LossName = "squared",
     hidden_channels: int | None = None,
     tol: float = 1e-8,
+    time_limit: float | None = None,
+    on_progress: Callable[[Solution], bool | None] | None = None,
 ) -> Solution:
-    """The minimiser of (1/2N) Σ_n ‖f(x_n) − y_n‖² + weight_decay · Σ_l ‖w^l‖² over linear CNNs of full kernels.
+    """The minimiser of (1/N) Σ_n ℓ(f(x_n), y_n) + weight_decay · Σ_l ‖w^l‖² over linear CNNs of full kernels.
 
     The minimum over weights is the minimum over predictors with the representation cost as penalty; that problem is what
-    is solved.  `x` `(N, C, *grid)`, `y` `(N, K)`; `hidden_channels`, the narrowest hidden width (default: wide enough);
-    `tol`, the target for the relative gap between `objective` and the proved `lower_bound`.
+    is solved.  `x` `(N, C, *grid)`, `y` `(N, K)`; `loss`: "squared" (½‖f − y‖²), "cross-entropy" (softmax; rows of y are
+    distributions over K classes) or "logistic" (each y_k a probability); `hidden_channels`, the narrowest hidden width
+    (default: wide enough); `tol`, the target for the relative gap between `objective` and the proved `lower_bound`.
 
-    Depth 1 is ridge regression.  Depth 2 is convex, solved to a certified gap.  Where the second moment of the data has
-    no cross-frequency terms (whitened images), every depth is solved globally.  Otherwise depth ≥ 3 gives the best
-    local solution found, and the lower bound of a convex relaxation.
+    Depth 1 is ridge regression, or for another loss solved to a certified gap.  Depth 2 is convex, solved to a certified
+    gap.  Where squared error meets a second moment of the data without cross-frequency terms (whitened images), every
+    depth is solved globally.  Otherwise depth ≥ 3 gives the best local solution found, and the lower bound of a convex relaxation.
+
+    After `time_limit` seconds, or where `on_progress`, called now and then with the `Solution` so far, returns False, the
+    bracket found so far is returned.  Without a limit results do not depend on time.  `weight_decay` may be 0 for squared
+    error and wide networks: elsewhere there need be no minimum.
 
     All is computed in float64; for float32 data the predictor is rounded at the end, and `objective` is that before rounding.
+    Squared error of more than C·D images is reduced to that of C·D rows in one pass, so that memory beyond x does not grow with N.
 
     Raises `ValueError` or `TypeError` naming the argument.
 
@@ -45,6 +59,46 @@ def fit(
     >>> solution.method, solution.gap <= 1e-8
     ('nuclear norm', True)
     """
+    limit = None if time_limit is None else validate_number("time_limit", time_limit, positive=True)
+    problem = _problem(x, y, depth, weight_decay, loss, hidden_channels)
+    tol = validate_number("tol", tol, positive=True)
+    return _finish(_solve(problem, tol, None, Monitor(limit, on_progress)), problem, x, y)
+
+
+def fit_path(
+    x: Float[Tensor, "N C *grid"],
+    y: Float[Tensor, "N K"],
+    *,
+    depth: int,
+    weight_decays: Sequence[float],
+    loss: LossName = "squared",
+    hidden_channels: int | None = None,
+    tol: float = 1e-8,
+) -> list[Solution]:
+    """`fit` for each of many weight decays, in their order; what one has found is used for the next.
+
+    The data are reduced once.  Depth 1 with squared error needs one decomposition for all; elsewhere the decays are taken
+    from the largest down, each starting from the solution before.  Raises as `fit` does.
+    """
+    decays = [validate_number("weight_decays", decay) for decay in weight_decays]
+    if not decays:
+        raise ValueError("weight_decays: expected at least one number, got none")
+    tol = validate_number("tol", tol, positive=True)
+    problem = _problem(x, y, depth, decays[0], loss, hidden_channels)
+    problems = [problem if decay == decays[0] else _checked_decay(replace(problem, weight_decay=decay)) for decay in decays]
+    if problem.depth == 1 and problem.quadratic:
+        return [_finish(found, problem, x, y) for found, problem in zip(ridge_path(problem, decays), problems, strict=True)]
+    solutions: dict[int, Solution] = {}
+    start = None
+    for i in sorted(range(len(decays)), key=lambda i: -decays[i]):
+        found = _solve(problems[i], tol, start, Monitor())
+        solutions[i] = _finish(found, problems[i], x, y)
+        start = found.predictor
+    return [solutions[i] for i in range(len(decays))]
+
+
+def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossName, hidden_channels: int | None) -> Problem:
+    """The problem in float64 after all checks, more than C·D images with squared error reduced to as many rows."""
     validate_tensor("x", x, ndim=(3, 4, 5), shape="(N, C, *grid)")
     validate_tensor("y", y, ndim=(2,), shape="(N, K)")
     if len(x) != len(y):
@@ -53,31 +107,55 @@ def fit(
         raise TypeError(f"y: expected {x.dtype} on {x.device} as x has, got {y.dtype} on {y.device}")
     for name, data in (("x", x), ("y", y)):
         # Objectives are sums of squares: beyond these sizes they overflow, or vanish, in float64.
-        largest = float(data.detach().abs().max())
+        low, high = torch.aminmax(data.detach())
+        largest = max(-float(low), float(high))
         if largest > 1e100 or 0 < largest < 1e-100:
             raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
-    decay, tol = validate_number("weight_decay", weight_decay, positive=True), validate_number("tol", tol, positive=True)
+    decay, ell = validate_number("weight_decay", weight_decay), loss_of(loss)
+    ell.validate(y)
     width = None if hidden_channels is None else validate_size("hidden_channels", hidden_channels)
     rank = None if width is None or depth == 1 or width >= min(x.shape[1], y.shape[1]) else width
-    problem = Problem(x.detach().to(torch.float64), y.detach().to(torch.float64), depth, decay, rank)
-    solution = _solve(problem, tol)
-    if x.dtype == torch.float64:
-        return solution
-    # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
-    return replace(solution, predictor=solution.predictor.to(x.dtype))
+    x, y, constant = x.detach(), y.detach().to(torch.float64), 0.0
+    if isinstance(ell, SquaredError) and len(x) > x[0].numel():
+        x, y, constant = reduce(x, y)
+    return _checked_decay(Problem(x.to(torch.float64), y, depth, decay, rank, ell, constant))
 
 
-def _solve(problem: Problem, tol: float) -> Solution:
+def _checked_decay(problem: Problem) -> Problem:
+    if problem.weight_decay == 0 and not (problem.quadratic and problem.max_rank is None):
+        why = "without decay separable data have none" if problem.max_rank is None else "blocks of limited rank may have none"
+        raise ValueError(f"weight_decay: expected a number > 0, got 0: the minimum must exist, and {why}")
+    return problem
+
+
+def _solve(problem: Problem, tol: float, start: Tensor | None, monitor: Monitor) -> Solution:
+    """A solution of the problem as reduced; `start`, a predictor."""
     if not bool(problem.cross_moment.any()):  # nothing to learn: the zero predictor is optimal
-        zero = problem.predictor(problem.cross_moment)
+        zero = problem.predictor(torch.zeros_like(problem.cross_moment))
         value = problem.objective(zero)
         return Solution(zero, value, value, "zero")
+    if problem.weight_decay == 0:
+        return ridge(replace(problem, depth=1))
     if problem.depth == 1:
-        return ridge(problem)
-    exact = decoupled(problem)
+        return ridge(problem) if problem.quadratic else smooth(problem, tol)
+    exact = decoupled(problem) if problem.quadratic else None
     if exact is not None:
         return exact
     if problem.depth == 2 and problem.max_rank is None:
-        return nuclear(problem, tol)
+        return nuclear(problem, tol, start, monitor)
     return local(problem)
+
+
+def _finish(solution: Solution, problem: Problem, x: Tensor, y: Tensor) -> Solution:
+    """The objective, and at depth 2 the lower bound, from the data themselves where they were reduced; the predictor in their dtype."""
+    predictor = solution.predictor
+    if len(problem.x) < len(x):
+        images, targets = x.detach(), y.detach().to(torch.float64)
+        penalty = solution.objective - problem.data_term(predictor)
+        lower = solution.lower_bound
+        if solution.method == "nuclear norm":
+            lower = certify(images, targets, problem, predictor, torch.full_like(problem.weights, problem.mu))
+        solution = replace(solution, objective=squared_residual(images, targets, predictor) + penalty, lower_bound=lower)
+    # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
+    return solution if x.dtype == torch.float64 else replace(solution, predictor=predictor.to(x.dtype))

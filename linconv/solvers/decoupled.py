@@ -80,7 +80,7 @@ def least_squares(problem: Problem, moments: Complex[Tensor, "F C C"]) -> Comple
 
 def _solution(problem: Problem, blocks: Tensor, lower: float, method: str) -> Solution:
     beta = problem.predictor(problem.symmetric(blocks))
-    return Solution(beta, problem.objective(beta), problem.least_data_term + lower, method)
+    return Solution(beta, problem.objective(beta), problem.constant + lower, method)
 
 
 def isotropic_minimum(problem: Problem, s: Float[Tensor, " F"], target: Complex[Tensor, "F K C"]) -> tuple[Complex[Tensor, "F K C"], float]:

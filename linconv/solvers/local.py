@@ -6,6 +6,7 @@ t^p ≥ R^{p−1} t on [0, R], so that Σσ^p ≥ R^{p−1} ‖B‖_*.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Complex, Float
@@ -15,6 +16,7 @@ from linconv.penalties import Schatten
 from linconv.solvers.nuclear import solve_nuclear, step_metric, weighted_norm
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.ridge import ridge
+from linconv.solvers.smooth import smooth
 
 MAX_STEPS = 5_000
 ROUNDS = 8
@@ -24,12 +26,13 @@ RELAXATION_STEPS = 1_000  # where that is not enough the ball is so large that t
 
 def local(problem: Problem) -> Solution:
     """The best of descents from 0 and from the optima of depth 1, depth 2 and the relaxation; and the lower bound of the relaxation."""
-    linear = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay))
-    convex = Problem(problem.x, problem.y, 2, problem.weight_decay)
+    flat = replace(problem, depth=1, max_rank=None)
+    linear = ridge(flat) if problem.quadratic else smooth(flat, RELAXATION_TOL)
+    convex = replace(problem, depth=2, max_rank=None)
     sparse, _ = solve_nuclear(convex, torch.full_like(convex.weights, convex.mu), RELAXATION_TOL, max_steps=RELAXATION_STEPS)
     starts = [problem.blocks(linear.predictor), sparse, torch.zeros_like(sparse)]
     best, value = min((descend(problem, start) for start in starts), key=lambda found: found[1])
-    relaxed, lower = relaxation(problem, value, problem.least_data_term)
+    relaxed, lower = relaxation(problem, value, problem.constant)
     again = descend(problem, relaxed)
     if again[1] < value:
         best, value = again
@@ -93,7 +96,7 @@ def relaxation(problem: Problem, value: float, floor: float) -> tuple[Complex[Te
         if spread is None or gained <= 1e-3 * (value - floor):
             break
         relaxed = problem.data_term(problem.predictor(blocks)) + weighted_norm(problem, blocks, mu)
-        reach = math.sqrt(max(2 * (value - bound), 0.0)) + math.sqrt(max(2 * (relaxed - bound), 0.0))
+        reach = sum(math.sqrt(max(2 * (at - bound), 1e-14 * value)) for at in (value, relaxed))  # never less than rounding hides
         radius = torch.minimum(radius, torch.linalg.matrix_norm(blocks, ord=2) + reach * spread)
     return blocks, lower
 
@@ -101,7 +104,7 @@ def relaxation(problem: Problem, value: float, floor: float) -> tuple[Complex[Te
 def inverse_diagonal(problem: Problem) -> Float[Tensor, " F"] | None:
     """λ_max((H⁻¹)_uu)^{1/2} for every frequency of the half spectrum, None where H is singular or too large to invert."""
     size = problem.x[0].numel()
-    if size > min(4096, len(problem.x)):
+    if not problem.quadratic or size > min(4096, len(problem.x)):
         return None
     values, vectors = torch.linalg.eigh(problem.gram)
     if float(values[0]) <= 1e-12 * float(values[-1]):

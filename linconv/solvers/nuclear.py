@@ -1,6 +1,6 @@
-r"""Depth 2, and the convex relaxation of greater depths: least squares with a weighted nuclear norm at each frequency.
+r"""Depth 2, and the convex relaxation of greater depths: a convex loss with a weighted nuclear norm at each frequency.
 
-    min_B (1/2N) Σ_n ‖y_n − Σ_u B_u x̂_{n,u}‖² + Σ_u μ_u ‖B_u‖_*
+    min_B (1/N) Σ_n ℓ(Σ_u B_u x̂_{n,u}, y_n) + Σ_u μ_u ‖B_u‖_*
 
 by accelerated proximal gradient steps (Beck and Teboulle 2009) with the restart of O'Donoghue and Candès (2015), in the
 metric κ‖S_u‖ of each frequency: natural images have spectra over many decades, and one step size would serve only the
@@ -8,6 +8,7 @@ strongest.  Every residual gives a dual point, and with it a lower bound that ne
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,24 +17,35 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from linconv.penalties import Schatten
+from linconv.solvers.monitor import Monitor
 from linconv.solvers.problem import Problem, Solution
 
 CHECK_EVERY = 10
 MAX_STEPS = 20_000
 
 
-def nuclear(problem: Problem, tol: float) -> Solution:
+def nuclear(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | None = None, monitor: Monitor | None = None) -> Solution:
     """The minimiser at depth 2, until the certified gap is at most `tol` (or 20,000 steps: the gap tells)."""
     mu = torch.full_like(problem.weights, problem.mu)
-    blocks, lower = solve_nuclear(problem, mu, tol)
+    monitor = Monitor() if monitor is None else monitor
+
+    def proceed(blocks: Tensor, value: float, lower: float) -> bool:
+        return not monitor.attentive or monitor(Solution(problem.predictor(blocks), value, lower, "nuclear norm"))
+
+    blocks, lower = solve_nuclear(problem, mu, tol, None if start is None else problem.blocks(start), proceed=proceed)
     beta = problem.predictor(blocks)
     return Solution(beta, problem.objective(beta), lower, "nuclear norm")
 
 
 def solve_nuclear(
-    problem: Problem, mu: Float[Tensor, " F"], tol: float, start: Complex[Tensor, "F K C"] | None = None, max_steps: int = MAX_STEPS
+    problem: Problem,
+    mu: Float[Tensor, " F"],
+    tol: float,
+    start: Complex[Tensor, "F K C"] | None = None,
+    max_steps: int = MAX_STEPS,
+    proceed: Callable[[Tensor, float, float], bool] = lambda blocks, value, lower: True,
 ) -> tuple[Complex[Tensor, "F K C"], float]:
-    """Blocks of a minimiser to relative gap `tol`, if `max_steps` suffice, and the best lower bound found."""
+    """Blocks of a minimiser to relative gap `tol`, if `max_steps` suffice and `proceed` agrees, and the best lower bound found."""
     metric = step_metric(problem)
     norm = Schatten(1.0)
     blocks = torch.zeros_like(problem.cross_moment) if start is None else start
@@ -41,12 +53,14 @@ def solve_nuclear(
     best, lower, upper = blocks, -math.inf, math.inf
     for step in range(max_steps):
         if step % CHECK_EVERY == 0:
-            residual = problem.residual(problem.predictor(blocks))
-            value = float(residual.square().sum()) / (2 * len(problem.x)) + weighted_norm(problem, blocks, mu)
-            if value < upper:
+            beta = problem.predictor(blocks)
+            value = problem.data_term(beta) + weighted_norm(problem, blocks, mu)
+            bound = dual_bound(problem, problem.residual(beta), mu)
+            reached = value - bound <= tol * value  # one predictor for both bounds, so that they can be had from it again
+            if value < upper or reached:
                 best, upper = blocks, value
-            lower = max(lower, dual_bound(problem, residual, mu))
-            if upper - lower <= tol * upper:
+            lower = max(lower, bound)
+            if reached or not proceed(best, upper, lower):
                 break
         previous, blocks = blocks, norm.prox(ahead - problem.gradient(ahead) / metric[:, None, None], mu / metric)
         if float(((ahead - blocks) * (blocks - previous).conj()).real.sum(dim=(1, 2)) @ (problem.weights * metric)) > 0:
@@ -57,7 +71,7 @@ def solve_nuclear(
 
 
 def dual_bound(problem: Problem, residual: Float[Tensor, "N K"], mu: Float[Tensor, " F"]) -> float:
-    r"""The dual value (1/N)(⟨y, θ⟩ − ½‖θ‖²) at the best feasible multiple θ of a residual.
+    r"""The dual value −(1/N) Σ ℓ*(−θ_n) at a feasible multiple θ of a residual, for squared error the best one.
 
     θ is feasible if ‖(1/N) Σ_n θ_n x̂_{n,u}†‖ ≤ μ_u at every u (spectral norm); the value is then at or below the minimum,
     whatever residual was given.
@@ -65,16 +79,12 @@ def dual_bound(problem: Problem, residual: Float[Tensor, "N K"], mu: Float[Tenso
     norms = torch.linalg.matrix_norm(problem.adjoint(residual), ord=2)
     active = norms > 0
     largest = float((mu[active] / norms[active]).min()) if bool(active.any()) else math.inf
-    linear, square = float((problem.y * residual).sum()), float(residual.square().sum())
-    if square == 0:
-        return 0.0
-    scale = min(max(linear / square, 0.0), largest)
-    return (scale * linear - scale**2 * square / 2) / len(problem.x)
+    return problem.dual_value(min(problem.loss.multiple(-residual, problem.y), largest) * residual)
 
 
 def step_metric(problem: Problem) -> Float[Tensor, " F"]:
-    """Step denominators M_u = κ‖S_u‖ with M ⪰ H, the second moment of the data: κ = λ_max(M^{-1/2} H M^{-1/2}) for κ = 1."""
-    norms = torch.linalg.matrix_norm(problem.second_moments, ord=2)
+    """Step denominators M_u = κ‖S_u‖ with M ⪰ H, the largest Hessian of the data term: κ = λ_max(M^{-1/2} H M^{-1/2}) for κ = 1."""
+    norms = problem.loss.smoothness * torch.linalg.matrix_norm(problem.second_moments, ord=2)
     norms = norms.clamp(min=1e-12 * float(norms.max()) if float(norms.max()) else 1.0)
     shape = problem.x.shape[1:]
 
@@ -85,7 +95,7 @@ def step_metric(problem: Problem) -> Float[Tensor, " F"]:
     def apply(vector: np.ndarray) -> np.ndarray:
         x = problem.x.flatten(1)
         moved = scale(torch.as_tensor(vector.ravel(), dtype=x.dtype, device=x.device))
-        return scale(x.T @ (x @ moved) / len(x)).cpu().numpy()
+        return scale(x.T @ (x @ moved) * (problem.loss.smoothness / len(x))).cpu().numpy()
 
     size = math.prod(shape)
     if size <= 2:

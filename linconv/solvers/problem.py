@@ -1,15 +1,15 @@
-r"""The penalised least-squares problem in frequency space, shared by all solvers.
+r"""The penalised problem in frequency space, shared by all solvers.
 
-F(β) = (1/2N) Σ_n ‖f(x_n) − y_n‖² + weight_decay · R_L(β).  With orthonormal blocks B_u = V_u/√D, x̂ the orthonormal DFT,
-G_u = (1/N) Σ_n y_n x̂_{n,u}† and p = 2/L this is
+F(β) = (1/N) Σ_n ℓ(f(x_n), y_n) + weight_decay · R_L(β).  With orthonormal blocks B_u = V_u/√D, x̂ the orthonormal DFT and
+p = 2/L this is
 
-    (1/2N) Σ_n ‖Σ_u B_u x̂_{n,u} − y_n‖² + μ Σ_u ‖B_u‖_{S_p}^p,    μ = weight_decay · L · D^{−(L−1)/L}.
+    (1/N) Σ_n ℓ(Σ_u B_u x̂_{n,u}, y_n) + μ Σ_u ‖B_u‖_{S_p}^p,    μ = weight_decay · L · D^{−(L−1)/L}.
 
 Solvers store the half spectrum; `weights` says how often each of its frequencies stands in the full one.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from linconv.cost import representation_cost
+from linconv.losses import SQUARED, Loss, SquaredError
 from linconv.penalties import truncate
 from linconv.spectrum import half_pairs, pair_weights
 
@@ -28,13 +29,16 @@ class Solution:
     """What a fit found and what it proved.
 
     `predictor` `(K, C, *grid)`; `objective`, F at that predictor, recomputed from the data: an upper bound on the minimum;
-    `lower_bound`, proved to be at or below the minimum; `method`, the solver's name.
+    `lower_bound`, proved to be at or below the minimum; `method`, the solver's name; `members`, the objective that each
+    member of a portfolio reached; `nodes`, those that branch and bound has split.
     """
 
     predictor: Float[Tensor, "K C *grid"]
     objective: float
     lower_bound: float
     method: str
+    members: dict[str, float] = field(default_factory=dict)
+    nodes: int = 0
 
     @property
     def gap(self) -> float:
@@ -44,13 +48,18 @@ class Solution:
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, depth and weight decay; everything in float64."""
+    """Data, depth, weight decay and loss; everything in float64.
+
+    `constant` is added to the data term: what a reduction to fewer rows has split off (`linconv.solvers.reduction`).
+    """
 
     x: Float[Tensor, "N C *grid"]
     y: Float[Tensor, "N K"]
     depth: int
     weight_decay: float
     max_rank: int | None = None
+    loss: Loss = SQUARED
+    constant: float = 0.0
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -65,6 +74,11 @@ class Problem:
         """μ, the weight of the Schatten penalty on orthonormal blocks."""
         return self.weight_decay * self.depth * math.prod(self.grid) ** (1 / self.depth - 1)
 
+    @property
+    def quadratic(self) -> bool:
+        """Whether the data term is a quadratic form of the predictor."""
+        return isinstance(self.loss, SquaredError)
+
     @cached_property
     def weights(self) -> Float[Tensor, " F"]:
         """How often each frequency of the half spectrum, in row-major order, stands in the full one."""
@@ -72,8 +86,8 @@ class Problem:
 
     @cached_property
     def cross_moment(self) -> Complex[Tensor, "F K C"]:
-        """G_u = (1/N) Σ_n y_n x̂_{n,u}†."""
-        return self.adjoint(self.y)
+        """G_u = (1/N) Σ_n r_n x̂_{n,u}† for the residuals r of the zero predictor, which for squared error are y."""
+        return self.adjoint(self.residual(torch.zeros(self.y.shape[1], *self.x.shape[1:], dtype=self.x.dtype, device=self.x.device)))
 
     @cached_property
     def second_moments(self) -> Complex[Tensor, "F C C"]:
@@ -87,26 +101,13 @@ class Problem:
         x = self.x.flatten(1)
         return x.T @ x / len(x)
 
-    @cached_property
-    def least_data_term(self) -> float:
-        """A lower bound on the data term over all predictors: the part of y outside the span of the columns of the data."""
-        x, y = self.x.flatten(1), self.y
-        if len(x) <= x.shape[1]:
-            return 0.0
-        # An orthonormal basis of at least the column space, whatever the rank: leaving columns out would overstate the rest.
-        basis = torch.linalg.qr(x).Q
-        return (1 - 1e-12) * float((y - basis @ (basis.T @ y)).square().sum()) / (2 * len(x))
-
     def adjoint(self, residual: Float[Tensor, "N K"]) -> Complex[Tensor, "F K C"]:
         """(1/N) Σ_n r_n x̂_{n,u}†, by one real product and one transform."""
         return self.blocks(((residual.T @ self.x.flatten(1)) / len(self.x)).reshape(-1, *self.x.shape[1:]))
 
     def gradient(self, blocks: Complex[Tensor, "F K C"]) -> Complex[Tensor, "F K C"]:
-        """The gradient of the data term at the blocks, through the Gram matrix where there are more images than C·D."""
-        beta = self.predictor(blocks)
-        if len(self.x) <= beta[0].numel():
-            return -self.adjoint(self.residual(beta))
-        return self.blocks((beta.flatten(1) @ self.gram).reshape(beta.shape)) - self.cross_moment
+        """The gradient of the data term at the blocks."""
+        return -self.adjoint(self.residual(self.predictor(blocks)))
 
     def predictor(self, blocks: Complex[Tensor, "F K C"]) -> Float[Tensor, "K C *grid"]:
         """The real tensor β with V_u = √D B_u."""
@@ -129,13 +130,21 @@ class Problem:
         """The orthonormal blocks B_u of a predictor, the inverse of `predictor`."""
         return _rfft(predictor).flatten(1, -2).movedim(1, 0).conj().resolve_conj()
 
+    def outputs(self, predictor: Float[Tensor, "K C *grid"]) -> Float[Tensor, "N K"]:
+        """f(x_n)."""
+        return self.x.flatten(1) @ predictor.flatten(1).T
+
     def residual(self, predictor: Float[Tensor, "K C *grid"]) -> Float[Tensor, "N K"]:
-        """y_n − f(x_n)."""
-        return self.y - self.x.flatten(1) @ predictor.flatten(1).T
+        """Minus the gradient of the loss with respect to the outputs: y_n − f(x_n) for squared error."""
+        return -self.loss.gradient(self.outputs(predictor), self.y)
 
     def data_term(self, predictor: Float[Tensor, "K C *grid"]) -> float:
-        """(1/2N) Σ ‖f(x_n) − y_n‖²."""
-        return float(self.residual(predictor).square().sum()) / (2 * len(self.x))
+        """(1/N) Σ ℓ(f(x_n), y_n), the constant included."""
+        return self.constant + float(self.loss.value(self.outputs(predictor), self.y)) / len(self.x)
+
+    def dual_value(self, residual: Float[Tensor, "N K"]) -> float:
+        """−(1/N) Σ ℓ*(−r_n), at or below (1/N) Σ ℓ(f(x_n), y_n) + (1/N) Σ ⟨r_n, f(x_n)⟩ whatever f is; the constant included."""
+        return self.constant - float(self.loss.conjugate(-residual, self.y)) / len(self.x)
 
     def objective(self, predictor: Float[Tensor, "K C *grid"]) -> float:
         """F from the data and the representation cost; `inf` where the hidden widths cannot realise the predictor."""

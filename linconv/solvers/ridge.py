@@ -1,4 +1,7 @@
-"""Depth 1: ridge regression, in closed form."""
+"""Depth 1 with squared error: ridge regression, in closed form, for one weight decay or many."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -8,49 +11,79 @@ from linconv.solvers.problem import Problem, Solution
 
 # Where λ is below this multiple of the largest eigenvalue, forming normal equations loses too many digits.
 SAFE_SHIFT = 1e-8
+Solver = Callable[[Float[Tensor, "m K"], float], Float[Tensor, "m K"]]  # (right side, shift) -> solution of the shifted system
 
 
 def ridge(problem: Problem) -> Solution:
     """The minimiser of (1/2N)‖Xβ − y‖² + λ‖β‖²: Cholesky on the smaller of N and C·D, or singular values where λ is too small for that.
 
     Lower bound: the dual (1/N)(⟨y, θ⟩ − ½‖θ‖²) − ‖Xᵀθ‖²/(4λN²) at the best multiple of θ = y − Xβ, valid at any θ.
+    For λ = 0 the least-squares predictor of least norm, and the least that squared error can be.
     """
-    x, y, n = problem.x.flatten(1), problem.y, len(problem.x)
-    shift = 2 * n * problem.weight_decay
-    small = x @ x.T if n < x.shape[1] else x.T @ x
+    small = _smaller_gram(problem)
+    shift = 2 * len(problem.x) * problem.weight_decay
     if shift < SAFE_SHIFT * float(torch.linalg.matrix_norm(small)):
-        solved, theta = _by_singular_values(x, y, shift)
-    else:
-        solved, theta = _by_cholesky(x, y, small, shift)
-    beta = solved.T.reshape(-1, *problem.x.shape[1:])
-    linear = float((y * theta).sum()) / n
-    square = float(theta.square().sum()) / (2 * n) + float((x.T @ theta).square().sum()) / (4 * problem.weight_decay * n**2)
-    lower = linear / square * linear / 4 if square > 0 and linear > 0 else 0.0
-    return Solution(beta, problem.objective(beta), lower, "ridge")
-
-
-def _by_cholesky(
-    x: Float[Tensor, "N CD"], y: Float[Tensor, "N K"], small: Float[Tensor, "m m"], shift: float
-) -> tuple[Float[Tensor, "CD K"], Float[Tensor, "N K"]]:
-    """β = (XᵀX + shift)⁻¹Xᵀy and y − Xβ from `small` = XXᵀ or XᵀX, whichever is the smaller."""
+        return _by_singular_values(problem, *_singular_values(problem))
     factor = torch.linalg.cholesky(small + shift * torch.eye(len(small), dtype=small.dtype, device=small.device))
+    return _by_normal_equations(problem, lambda right, _: torch.cholesky_solve(right, factor))
+
+
+def ridge_path(problem: Problem, decays: Sequence[float]) -> list[Solution]:
+    """The same for each of many weight decays, from one decomposition."""
+    small = _smaller_gram(problem)
+    if 2 * len(problem.x) * min(decays) < SAFE_SHIFT * float(torch.linalg.matrix_norm(small)):
+        svd = _singular_values(problem)
+        return [_by_singular_values(replace(problem, weight_decay=decay), *svd) for decay in decays]
+    values, vectors = torch.linalg.eigh(small)
+
+    def solve(right: Tensor, shift: float) -> Tensor:
+        return vectors @ ((vectors.T @ right) / (values + shift)[:, None])
+
+    return [_by_normal_equations(replace(problem, weight_decay=decay), solve) for decay in decays]
+
+
+def _smaller_gram(problem: Problem) -> Float[Tensor, "m m"]:
+    """XXᵀ or XᵀX, whichever is the smaller."""
+    x = problem.x.flatten(1)
+    return x @ x.T if len(x) < x.shape[1] else x.T @ x
+
+
+def _by_normal_equations(problem: Problem, solve: Solver) -> Solution:
+    """β = (XᵀX + shift)⁻¹Xᵀy, with one step of refinement, from a solver of the smaller of the two systems."""
+    x, y, shift = problem.x.flatten(1), problem.y, 2 * len(problem.x) * problem.weight_decay
     if len(x) < x.shape[1]:
-        dual = torch.cholesky_solve(y, factor)
+        dual = solve(y, shift)
         beta = x.T @ dual
-        rest = x.T @ (y - x @ beta) - shift * beta  # one step of refinement
-        return beta + (rest - x.T @ torch.cholesky_solve(x @ rest, factor)) / shift, shift * dual
-    beta = torch.cholesky_solve(x.T @ y, factor)
-    beta = beta + torch.cholesky_solve(x.T @ (y - x @ beta) - shift * beta, factor)  # the same
-    return beta, y - x @ beta
+        rest = x.T @ (y - x @ beta) - shift * beta
+        return _solution(problem, beta + (rest - x.T @ solve(x @ rest, shift)) / shift, shift * dual)
+    beta = solve(x.T @ y, shift)
+    beta = beta + solve(x.T @ (y - x @ beta) - shift * beta, shift)
+    return _solution(problem, beta, y - x @ beta)
 
 
-def _by_singular_values(
-    x: Float[Tensor, "N CD"], y: Float[Tensor, "N K"], shift: float
-) -> tuple[Float[Tensor, "CD K"], Float[Tensor, "N K"]]:
-    """The same; directions in which X is 0 up to rounding are left out."""
+def _singular_values(problem: Problem) -> tuple[Float[Tensor, "N r"], Float[Tensor, " r"], Float[Tensor, "r CD"]]:
+    """The decomposition of X without the directions in which it is 0 up to rounding."""
+    x = problem.x.flatten(1)
     u, sigma, vh = torch.linalg.svd(x, full_matrices=False)
     kept = sigma > max(x.shape) * torch.finfo(x.dtype).eps * sigma[0]
-    u, sigma, vh = u[:, kept], sigma[kept], vh[kept]
+    return u[:, kept], sigma[kept], vh[kept]
+
+
+def _by_singular_values(problem: Problem, u: Float[Tensor, "N r"], sigma: Float[Tensor, " r"], vh: Float[Tensor, "r CD"]) -> Solution:
+    y, shift = problem.y, 2 * len(problem.x) * problem.weight_decay
     inner = u.T @ y / (sigma**2 + shift)[:, None]
-    outside = y - u @ (u.T @ y) if len(sigma) < len(x) else 0.0
-    return vh.T @ (sigma[:, None] * inner), outside + shift * (u @ inner)
+    outside = y - u @ (u.T @ y) if len(sigma) < len(y) else 0.0
+    return _solution(problem, vh.T @ (sigma[:, None] * inner), outside + shift * (u @ inner))
+
+
+def _solution(problem: Problem, solved: Float[Tensor, "CD K"], theta: Float[Tensor, "N K"]) -> Solution:
+    """The solution with its bound from the dual point θ."""
+    n, decay = len(problem.x), problem.weight_decay
+    beta = solved.T.reshape(-1, *problem.x.shape[1:])
+    value = problem.objective(beta)
+    if decay == 0:  # what no predictor can change; the least squares of rows that are no more than C·D is 0 in general
+        return Solution(beta, value, min(problem.constant, value), "least squares")
+    linear = float((problem.y * theta).sum()) / n
+    square = float(theta.square().sum()) / (2 * n) + float((problem.x.flatten(1).T @ theta).square().sum()) / (4 * decay * n**2)
+    lower = linear / square * linear / 4 if square > 0 and linear > 0 else 0.0
+    return Solution(beta, value, problem.constant + lower, "ridge")

@@ -1,0 +1,92 @@
+r"""Squared error of many images as that of at most C·D rows, in one pass over the images; and certificates from the images themselves.
+
+With [X y] = Q [[R, z], [0, t]], Q of orthonormal columns, ‖Xβ − y‖² = ‖Rβ − z‖² + ‖t‖² for every β: the triangle of a QR
+decomposition, updated chunk by chunk, replaces the images without forming XᵀX, which would square their condition number.
+A lower bound found for [R z] is not taken on trust: `certify` goes over the images once more.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from linconv.solvers.problem import Problem
+
+CHUNK = 2  # rows taken at a time, in units of C·D: more cost memory, fewer make the triangle count
+RANK = 1e-12  # relative size of pivots that are taken for rounding
+
+
+def chunks(x: Float[Tensor, "N C *grid"], rows: int) -> Iterator[Float[Tensor, "n CD"]]:
+    """Flattened images in float64, `rows` at a time: images in single precision need no copy of the whole."""
+    for part in x.split(rows):
+        yield part.flatten(1).to(torch.float64)
+
+
+def reduce(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "CD C *grid"], Float[Tensor, "CD K"], float]:
+    """C·D rows and targets, and a constant, with (1/2N)‖Xβ − y‖² = (1/2CD)‖X′β − y′‖² + constant for every predictor; N ≥ C·D."""
+    size, outputs = x[0].numel(), y.shape[1]
+    triangle = torch.zeros(0, size + outputs, dtype=torch.float64, device=x.device)
+    for rows, targets in zip(chunks(x, CHUNK * size), y.split(CHUNK * size), strict=True):
+        triangle = torch.linalg.qr(torch.cat([triangle, torch.cat([rows, targets], 1)]), mode="r").R
+    constant = float(triangle[size:, size:].square().sum()) / (2 * len(x))
+    kept = triangle[:size] * (size / len(x)) ** 0.5
+    return kept[:, :size].reshape(size, *x.shape[1:]), kept[:, size:].contiguous(), constant
+
+
+def least_squares(problem: Problem) -> Float[Tensor, "K C *grid"]:
+    """A least-squares predictor of the rows of a reduced problem; of singular data, one of them."""
+    triangle = problem.x.flatten(1)
+    pivots = triangle.diagonal().abs()
+    if float(pivots.min()) > RANK * float(pivots.max()):
+        solved = torch.linalg.solve_triangular(triangle, problem.y, upper=True)
+    else:
+        solved = torch.linalg.lstsq(triangle.cpu(), problem.y.cpu(), rcond=RANK, driver="gelsy").solution.to(triangle.device)
+    return solved.T.reshape(-1, *problem.x.shape[1:])
+
+
+def squared_residual(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], predictor: Float[Tensor, "K C *grid"]) -> float:
+    """(1/2N) Σ ‖f(x_n) − y_n‖² from the images."""
+    size = problem_rows(x)
+    weights = predictor.flatten(1).T
+    parts = (float((rows @ weights - targets).square().sum()) for rows, targets in zip(chunks(x, size), y.split(size), strict=True))
+    return sum(parts) / (2 * len(x))
+
+
+def problem_rows(x: Float[Tensor, "N C *grid"]) -> int:
+    """Images looked at in one go: about 32 MiB in float64."""
+    return max(1, 2**22 // x[0].numel())
+
+
+def certify(
+    x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], problem: Problem, predictor: Float[Tensor, "K C *grid"], mu: Float[Tensor, " F"]
+) -> float:
+    r"""A lower bound on min_B data term + Σ_u μ_u ‖B_u‖_* from the images, near the minimum if the predictor is near a minimiser.
+
+    The dual value (1/N)(⟨y, θ⟩ − ½‖θ‖²) at θ = τ(o + s·i), where o + i is the residual and o what least squares leaves of
+    y: shrinking o, which no predictor can change, would waste the bound where it is most of the objective.  Valid for any s and τ
+    with ‖(1/N) Σ_n θ_n x̂_{n,u}†‖ ≤ μ_u, so that nothing about the reduction, or about how the predictor was found, is taken on trust.
+    """
+    outputs = len(predictor)
+    both = torch.cat([predictor.flatten(1), least_squares(problem).flatten(1)]).T
+    pulled = torch.zeros(2 * outputs, problem.x[0].numel(), dtype=torch.float64, device=x.device)
+    products = torch.zeros(5, dtype=torch.float64, device=x.device)  # ⟨y, i⟩, ⟨y, o⟩, ⟨i, i⟩, ⟨i, o⟩, ⟨o, o⟩
+    rows = problem_rows(x)
+    for images, targets in zip(chunks(x, rows), y.split(rows), strict=True):
+        f, least = (images @ both).split(outputs, 1)
+        inside, outside = least - f, targets - least
+        pulled += torch.cat([inside, outside], 1).T @ images
+        pairs = ((targets, inside), (targets, outside), (inside, inside), (inside, outside), (outside, outside))
+        products += torch.stack([(a * b).sum() for a, b in pairs])
+    inner, outer = (problem.blocks(part.reshape(-1, *x.shape[1:])) / len(x) for part in pulled.split(outputs))
+    y_in, y_out, in_in, in_out, out_out = products.tolist()
+    s = min(max((y_in - in_out) / in_in, 0.0) if in_in else 0.0, _largest_multiple(inner, mu))
+    linear, square = s * y_in + y_out, s**2 * in_in + 2 * s * in_out + out_out
+    t = min(1.0, _largest_multiple(s * inner + outer, mu))
+    return max((t * linear - t**2 * square / 2) / len(x), 0.0)
+
+
+def _largest_multiple(blocks: Complex[Tensor, "F K C"], mu: Float[Tensor, " F"]) -> float:
+    norms = torch.linalg.matrix_norm(blocks, ord=2)
+    active = norms > 0
+    return float((mu[active] / norms[active]).min()) if bool(active.any()) else float("inf")
