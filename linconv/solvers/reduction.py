@@ -7,6 +7,7 @@ A lower bound found for [R z] is not taken on trust: `certify` goes over the ima
 
 from collections.abc import Iterator
 
+import scipy.linalg
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -41,7 +42,9 @@ def least_squares(problem: Problem) -> Float[Tensor, "K C *grid"]:
     if float(pivots.min()) > RANK * float(pivots.max()):
         solved = torch.linalg.solve_triangular(triangle, problem.y, upper=True)
     else:
-        solved = torch.linalg.lstsq(triangle.cpu(), problem.y.cpu(), rcond=RANK, driver="gelsy").solution.to(triangle.device)
+        # Not torch's "gelsy": its results change from call to call where the data are singular.
+        found = scipy.linalg.lstsq(triangle.cpu().numpy(), problem.y.cpu().numpy(), cond=RANK, lapack_driver="gelsy")[0]
+        solved = torch.from_numpy(found).to(triangle.device)
     return solved.T.reshape(-1, *problem.x.shape[1:])
 
 
