@@ -117,7 +117,7 @@ def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossNa
     width = None if hidden_channels is None else validate_size("hidden_channels", hidden_channels)
     rank = None if width is None or depth == 1 or width >= min(x.shape[1], y.shape[1]) else width
     x, y, constant = x.detach(), y.detach().to(torch.float64), 0.0
-    if isinstance(ell, SquaredError) and len(x) > x[0].numel():
+    if depth > 1 and isinstance(ell, SquaredError) and len(x) > x[0].numel():  # one linear solve would not earn the reduction
         x, y, constant = reduce(x, y)
     return _checked_decay(Problem(x.to(torch.float64), y, depth, decay, rank, ell, constant))
 

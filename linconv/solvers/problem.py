@@ -87,7 +87,7 @@ class Problem:
     @cached_property
     def cross_moment(self) -> Complex[Tensor, "F K C"]:
         """G_u = (1/N) Σ_n r_n x̂_{n,u}† for the residuals r of the zero predictor, which for squared error are y."""
-        return self.adjoint(self.residual(torch.zeros(self.y.shape[1], *self.x.shape[1:], dtype=self.x.dtype, device=self.x.device)))
+        return self.adjoint(-self.loss.gradient(torch.zeros_like(self.y), self.y))
 
     @cached_property
     def second_moments(self) -> Complex[Tensor, "F C C"]:

@@ -1,0 +1,33 @@
+"""What the benchmarks share: interleaved timing, and real images."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from linconv import images
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each; the repeats alternate, so that a busy machine slows all of them."""
+    for work in works:
+        work()
+    rounds = [[seconds(work) for work in works] for _ in range(repeats)]
+    return [median(column) for column in zip(*rounds, strict=True)]
+
+
+def natural_images(samples: int, grid: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Centred images and centred class indicators: CIFAR-10 where LINCONV_DATA has it, else patches of the bundled photographs."""
+    name = "cifar10" if os.path.isdir(os.path.join(os.environ.get("LINCONV_DATA", ""), "cifar-10-batches-bin")) else "photos"
+    loaded = images.load(name, samples=samples, grid=grid, generator=torch.Generator().manual_seed(0))
+    indicators = loaded.one_hot()
+    return images.center(loaded.images).to(dtype), (indicators - indicators.mean(0)).to(dtype)
