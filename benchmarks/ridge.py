@@ -45,7 +45,8 @@ def compare(side: int, samples: int, repeats: int) -> None:
         [lambda: lc.fit_path(x, y, depth=1, weight_decays=list(DECAYS)), lambda: [peer(decay) for decay in DECAYS]], repeats
     )
     print(
-        f"{side:3d}² N={samples:<5d} {len(DECAYS)} decays   project {ours * 1e3:8.1f} ms   peer {theirs * 1e3:8.1f} ms   ratio {theirs / ours:5.2f}"
+        f"{side:3d}² N={samples:<5d} {len(DECAYS)} decays   project {ours * 1e3:8.1f} ms   "
+        f"peer {theirs * 1e3:8.1f} ms   ratio {theirs / ours:5.2f}"
     )
 
 

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from linconv.shrinkage import shrink as shrink
+from linconv.spectral_shrinkage import shrink_singular_values
 from linconv.spectrum import FrequencyBlocks
 from linconv.validation import validate_number
 
-NEWTON_STEPS = 8
 Blocks = TypeVar("Blocks", FrequencyBlocks, Tensor)
 
 
@@ -29,31 +30,6 @@ def rank_tolerance(dtype: torch.dtype) -> float:
 def truncate(sigma: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch r"]:
     """Singular values with those at or below `rank_tolerance` times the largest of all set to zero."""
     return torch.where(sigma > rank_tolerance(sigma.dtype) * sigma.detach().max(), sigma, 0.0)
-
-
-def shrink(y: Float[Tensor, "*batch"], step: Float[Tensor, "*#batch"], p: float) -> Float[Tensor, "*batch"]:
-    r"""The scalar proximal map $\arg\min_{x \ge 0} \tfrac12 (x-y)^2 + \lambda x^p$ of y ≥ 0, λ = step ≥ 0.
-
-    In units of c = λ^{1/(2−p)} the problem has no parameter but p.  With z = (2(1−p))^{1/(2−p)} the minimiser is 0 up to
-    the threshold z + p z^{p−1} and jumps there to z, from where it is the larger root of x + p x^{p−1} = y.  Newton's
-    method from y decreases to that root (the function is convex and increasing there), to rounding in five steps.
-    """
-    if p == 2:
-        return y / (1 + 2 * step)
-    if p == 1:
-        return (y - step).clamp(min=0)
-    jump = (2 * (1 - p)) ** (1 / (2 - p))
-    threshold = jump + p * jump ** (p - 1)
-    step, y = torch.broadcast_tensors(step, y)
-    unit = torch.where(step > 0, step, 1.0) ** (1 / (2 - p))
-    scaled = y / unit
-    survives = scaled > threshold
-    target = torch.where(survives, scaled, 2 * threshold)  # a harmless value where the answer is 0
-    x = target
-    for _ in range(NEWTON_STEPS):
-        slope = 1 - p * (1 - p) * x ** (p - 2)
-        x = x - (x + p * x ** (p - 1) - target) / slope
-    return torch.where(step > 0, torch.where(survives, x * unit, 0.0), y)
 
 
 @dataclass(frozen=True)
@@ -84,16 +60,14 @@ class Schatten:
     def prox(self, blocks: Blocks, step: float | Tensor) -> Blocks:
         """The minimiser X of ½‖X − B‖² + step·Ω(X), in the type that came; `step` ≥ 0 is one number or one per block `(*batch,)`."""
         values = _tensor("blocks", blocks)
-        u, sigma, vh = torch.linalg.svd(values, full_matrices=False)
         if not isinstance(step, Tensor):
             step = validate_number("step", step)
-        steps = torch.as_tensor(step, dtype=sigma.dtype, device=sigma.device)
-        if not bool((steps >= 0).all()) or not bool(torch.isfinite(steps).all()):
+        elif not bool((step >= 0).all()) or not bool(torch.isfinite(step).all()):
             raise ValueError(f"step: expected finite numbers ≥ 0, got {step}")
-        if steps.shape not in ((), sigma.shape[:-1]):
-            raise ValueError(f"step: expected one number or one per block {tuple(sigma.shape[:-1])}, got shape {tuple(steps.shape)}")
-        steps = steps[..., None]
-        shrunk = (u * shrink(sigma, steps, self.p)[..., None, :]) @ vh
+        steps = torch.as_tensor(step, dtype=values.real.dtype, device=values.device)
+        if steps.shape not in ((), values.shape[:-2]):
+            raise ValueError(f"step: expected one number or one per block {tuple(values.shape[:-2])}, got shape {tuple(steps.shape)}")
+        shrunk = shrink_singular_values(values, steps, self.p)
         return FrequencyBlocks(shrunk, blocks.kind) if isinstance(blocks, FrequencyBlocks) else shrunk
 
     def stationarity(
@@ -133,6 +107,8 @@ def _tensor(name: str, blocks: FrequencyBlocks | Tensor) -> Tensor:
         raise TypeError(f"{name}: expected FrequencyBlocks or a real or complex tensor (*batch, K, C), got {got}")
     if values.ndim < 2 or values.numel() == 0:
         raise ValueError(f"{name}: expected (*batch, K, C) with data in it, got shape {tuple(values.shape)}")
-    if not bool(torch.isfinite(values.detach()).all()):
+    parts = torch.view_as_real(values.detach().resolve_conj()) if values.is_complex() else values.detach()
+    # A finite sum of finite numbers is the quick case; an overflow of the sum leaves it to the numbers themselves.
+    if not bool(torch.isfinite(parts.sum())) and not bool(torch.isfinite(parts).all()):
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return values

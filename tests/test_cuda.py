@@ -24,7 +24,7 @@ def test_one_seed_gives_one_network_on_every_device():
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here.weights, there.weights, strict=True))
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3, (7, 9)])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, (1, 3), (7, 9)])
 def test_blocks_and_singular_values(kernel_size):
     net = lc.LinearCNN(2, (3,), 4, (5, 4), kernel_size=kernel_size, generator=torch.Generator().manual_seed(1))
     there = lc.LinearCNN.from_weights([w.cuda() for w in net.weights], (5, 4))
@@ -33,6 +33,9 @@ def test_blocks_and_singular_values(kernel_size):
     assert there(x.cuda()).is_cuda
     assert lc.frequency_blocks(there).values.is_cuda
     assert torch.allclose(lc.frequency_blocks(net).values, lc.frequency_blocks(there).values.cpu(), atol=1e-12)
+    with torch.no_grad():  # in chunks here, at once there
+        assert torch.allclose(lc.frequency_blocks(net).values, lc.frequency_blocks(there).values.cpu(), atol=1e-12)
+        assert torch.allclose(lc.frequency_blocks(net).singular_values(), lc.frequency_blocks(there).singular_values().cpu(), atol=1e-12)
     w = net.weights[0].detach()
     assert torch.allclose(lc.conv_singular_values(w, (5, 4)), lc.conv_singular_values(w.cuda(), (5, 4)).cpu(), atol=1e-12)
 

@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "linconv"
 # Left never imports right.
 ORDERS = [
-    [{"losses"}, {"network"}, {"spectrum", "torch_import"}, {"penalties"}, {"cost"}, {"solvers", "training"}],
+    [
+        {"losses"},
+        {"network"},
+        {"symbols"},
+        {"enclosures"},
+        {"spectrum", "torch_import"},
+        {"shrinkage"},
+        {"spectral_shrinkage"},
+        {"penalties"},
+        {"cost"},
+        {"solvers", "training"},
+    ],
     [{"network"}, {"spectrum"}, {"profiles", "sensitivity", "deformation"}, {"pooling", "sphere"}],
 ]
 EVERYONE_MAY_IMPORT = {"validation"}

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import linconv.solvers.factored_descent as factored_descent
 import linconv.solvers.restricted as restricted
 from linconv.network import LinearCNN
+from linconv.solvers.factored_descent import Lags, _evaluate
 from linconv.solvers.restricted import RestrictedBounds, _Problem, restricted_cost
 from linconv.spectrum import FrequencyBlocks, frequency_blocks
 from linconv.strategies import predictors
@@ -34,6 +36,7 @@ CASES = [
 # good to 1e-7 to 1e-6 on problems with a degenerate optimum.
 WITNESS = 3e-6
 BRACKET = 1e-8
+PROMISE = 1e-6  # relative width of the bracket at depth 2, also beyond the reach of Newton's method
 
 
 def draw(grid: tuple[int, ...], outputs: int, channels: int, seed: int = 0) -> Tensor:
@@ -116,6 +119,164 @@ def test_shifting_the_other_way_costs_the_same_and_computes_another_map():
     conjugated = dataclasses.replace(problem_, phases=problem_.phases.conj())
     cost, weights = conjugated.network(next(conjugated.candidates(conjugated.gram_bound()[1], math.inf)))
     assert (cost, weights) == (math.inf, None)  # the library's own check of the map refuses it
+
+
+# --- Hundreds of rows: descent in a factor of P -------------------------------------------------------------------------
+
+
+def lags_of(beta: Tensor, kernel: tuple[int, ...]) -> tuple[_Problem, Lags]:
+    general = problem(beta, 2, kernel)
+    sites = tuple(min(k, n) for k, n in zip(kernel, general.grid, strict=True))
+    return general, Lags.of(general.grid, sites, general.copies)
+
+
+def unreduced_frames(general: _Problem) -> np.ndarray:
+    return np.stack([np.kron(phase[:, None], np.eye(general.blocks.shape[2])) for phase in general.phases])
+
+
+@pytest.mark.parametrize(("grid", "kernel", "outputs", "channels"), CASES)
+def test_sums_along_lags_are_the_products_with_frames(grid, kernel, outputs, channels):
+    general, lags = lags_of(draw(grid, outputs, channels), kernel)
+    frames, noise = unreduced_frames(general), np.random.default_rng(0)
+    factor = noise.standard_normal((frames.shape[1], frames.shape[1]))
+    gram = factor.T @ factor
+    expected = np.einsum("uic,ij,ujd->ucd", frames.conj(), gram, frames)
+    assert np.abs(lags.spectrum(gram) - expected).max() <= 1e-13 * np.abs(expected).max()
+    full = FrequencyBlocks.from_predictor(draw(grid, channels, channels, seed=1)).values.numpy()  # blocks of a real predictor
+    half = full[..., : grid[-1] // 2 + 1, :, :].reshape(-1, channels, channels)
+    half = half.conj().swapaxes(1, 2) @ half
+    expected = np.einsum("u,uic,ucd,ujd->ij", general.weights, frames, half, frames.conj()).real
+    assert np.abs(lags.gram(half) - expected).max() <= 1e-13 * np.abs(expected).max()
+    # Adjoint: Σ weights tr X P̂ = tr Γ P.
+    pairing = general.weights @ np.einsum("ucd,udc->u", half, lags.spectrum(gram)).real
+    assert pairing == pytest.approx(float((lags.gram(half) * gram).sum()), rel=1e-12)
+
+
+def test_lags_in_the_other_direction_are_another_programme():
+    general, lags = lags_of(draw((5,), 2, 2), (3,))
+    frames = unreduced_frames(general)
+    factor = np.random.default_rng(0).standard_normal((6, 6))
+    gram = factor.T @ factor
+    mirrored = np.einsum("uic,ij,ujd->ucd", frames, gram, frames.conj())
+    assert np.abs(lags.spectrum(gram) - mirrored).max() > 0.1
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(2, 1), (2, 2), (3, 1), (5, 1)])
+def test_gamma_is_minus_the_gradient_of_the_energy(depth, channels):
+    """Central differences with step h: the error is h² times the third derivative, and ε/h of rounding."""
+    general, lags = lags_of(draw((5,), channels, channels), (3,))
+    noise = np.random.default_rng(0)
+    size, step = 3 * channels, 1e-4
+    factor, direction = noise.standard_normal((2, size, size))
+    gram, direction = factor.T @ factor + np.eye(size), (direction + direction.T) / size
+    arguments = (general.blocks, lags, general.weights, depth)
+    up, down = (_evaluate(gram + sign * step * direction, *arguments)[0] for sign in (1, -1))
+    energy, gamma = _evaluate(gram, *arguments)
+    assert float((gamma * gram).sum()) == pytest.approx(energy, rel=1e-12)
+    assert (up - down) / (2 * step) == pytest.approx(-(depth - 1) * float((gamma * direction).sum()), rel=1e-6, abs=1e-6 * energy)
+
+
+@given(small_cases())
+@settings(max_examples=15)
+def test_descent_agrees_with_newton_and_with_cvxpy(case):
+    beta, kernel = case
+    newton = restricted_cost(beta, 2, kernel, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restricted, "NEWTON_ROWS", 0)
+        descent = restricted_cost(beta, 2, kernel, None)
+    assert newton.lower <= descent.upper * (1 + 1e-12)
+    assert descent.lower <= newton.upper * (1 + 1e-12)
+    assert descent.upper <= descent.lower * (1 + PROMISE)
+    check_weights(descent, beta, kernel)
+    assert descent.upper == pytest.approx(restricted_cost_programme(beta.numpy(), kernel), rel=WITNESS)
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+def test_descent_finds_the_bound_of_deeper_networks(depth, monkeypatch):
+    beta = draw((3, 4), 2, 2)
+    newton = problem(beta, depth, (2, 3)).filter_bound()[0]
+    monkeypatch.setattr(restricted, "NEWTON_ROWS", 0)
+    descent = problem(beta, depth, (2, 3)).filter_bound()[0]
+    assert newton * (1 - PROMISE) <= descent <= newton * (1 + 1e-9)
+
+
+def smooth(grid: tuple[int, int], outputs: int, channels: int) -> Tensor:
+    """A predictor whose spectrum falls like that of photographs."""
+    first, second = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in grid)
+    radius = (first[:, None] ** 2 + second**2).sqrt()
+    return torch.fft.ifft2(torch.fft.fft2(draw(grid, outputs, channels)) / (1 + radius) ** 1.5).real
+
+
+LARGE = {
+    "random": (draw((8, 8), 10, 16), (3, 3)),
+    "odd": (draw((7, 9), 10, 10), (3, 3)),
+    "wide": (draw((12, 12), 10, 2), (7, 7)),
+    "folded": (draw((5, 4), 3, 6), (7, 3)),
+    "three": (draw((4, 4, 3), 8, 8), (2, 3, 2)),
+    "smooth": (smooth((8, 8), 10, 16), (3, 3)),
+    "sparse": (torch.fft.ifft2(torch.fft.fft2(draw((8, 8), 6, 4)) * (torch.arange(64).reshape(8, 8) % 9 == 0)).real, (5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_programmes_of_hundreds_of_rows_are_solved_to_one_part_in_a_million(name):
+    beta, kernel = LARGE[name]
+    bounds = restricted_cost(beta, 2, kernel, None)
+    assert math.prod(min(k, n) for k, n in zip(kernel, beta.shape[2:], strict=True)) * beta.shape[1] > restricted.NEWTON_ROWS
+    assert bounds.lower <= bounds.upper <= bounds.lower * (1 + PROMISE)
+    check_weights(bounds, beta, kernel)
+
+
+def test_large_programmes_with_a_known_minimum():
+    block = draw((1, 1), 10, 16).reshape(10, 16)
+    bounds = restricted_cost(delta((8, 8), block, (2, 1)), 2, (3, 3), None)
+    expected = 2 * float(torch.linalg.svdvals(block).sum())
+    assert bounds.lower == pytest.approx(expected, rel=PROMISE)
+    assert bounds.upper == pytest.approx(expected, rel=PROMISE)
+    beta = draw((6, 5), 3, 3)
+    assert problem(beta, 2, (6, 5)).gram_bound()[0] == pytest.approx(dense_cost(beta.numpy(), 2), rel=PROMISE)
+
+
+def test_turning_the_input_channels_costs_nothing_and_unused_ones_cost_nothing():
+    beta = draw((6, 6), 4, 2)
+    turn = torch.linalg.qr(draw((1,), 12, 12, seed=3)[..., 0])[0]
+    mixed = torch.einsum("kcij,cd->kdij", beta, turn[:2])  # 108 rows, of which 18 matter
+    two, twelve = restricted_cost(beta, 2, (3, 3), None), restricted_cost(mixed, 2, (3, 3), None)
+    assert twelve.lower == pytest.approx(two.lower, rel=BRACKET)
+    assert twelve.upper == pytest.approx(two.upper, rel=BRACKET)
+    check_weights(twelve, mixed, (3, 3))
+
+
+@pytest.mark.parametrize("call", [2, 5, 12])
+def test_a_trial_beyond_rounding_leaves_a_valid_bracket(call, monkeypatch):
+    beta, calls = draw((6,), 1, 3), 0
+    exact = restricted_cost(beta, 2, (4,), None)
+
+    def failing(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise np.linalg.LinAlgError("Matrix is not positive definite")
+        return _evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(restricted, "NEWTON_ROWS", 0)
+    monkeypatch.setattr(factored_descent, "_evaluate", failing)
+    bounds = restricted_cost(beta, 2, (4,), None)
+    assert calls > call
+    assert bounds.lower <= exact.upper
+    assert exact.lower <= bounds.upper <= bounds.lower * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 25])
+def test_a_descent_that_is_cut_short_leaves_a_valid_bracket(steps, monkeypatch):
+    beta = draw((6,), 1, 3)
+    exact = restricted_cost(beta, 2, (4,), None)
+    monkeypatch.setattr(restricted, "NEWTON_ROWS", 0)
+    monkeypatch.setattr(factored_descent, "STEPS", steps)
+    short = restricted_cost(beta, 2, (4,), None)
+    assert short.lower <= exact.upper
+    assert exact.lower <= short.upper < math.inf
+    check_weights(short, beta, (4,))
 
 
 # --- Laws at every depth ----------------------------------------------------------------------------------------------
@@ -312,7 +473,8 @@ def test_nearly_degenerate_predictors_end_where_rounding_hides_progress(seed):
 def test_programmes_that_are_too_large_leave_valid_bounds(monkeypatch, limit):
     beta = draw((6,), 2, 2)
     exact = restricted_cost(beta, 2, (4,), None)
-    monkeypatch.setattr(restricted, "GRAM_ROWS", limit)
+    monkeypatch.setattr(restricted, "NEWTON_ROWS", limit)
+    monkeypatch.setattr(restricted, "DESCENT_ROWS", limit)
     coarse = restricted_cost(beta, 2, (4,), None)
     assert coarse.lower <= exact.upper
     assert exact.lower <= coarse.upper < 1.05 * exact.upper

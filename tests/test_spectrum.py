@@ -1,6 +1,10 @@
 """The convolution theorem and its consequences: blocks against networks and against matrices built without a Fourier transform."""
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,10 +14,11 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 import linconv as lc
-from linconv import spectrum
-from linconv.network import LinearCNN, circular_convolution
-from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks, full_spectrum, pair_weights
+from linconv import spectrum, symbols
+from linconv.network import LinearCNN, circular_convolution, fold_kernel
+from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks, full_spectrum, mirror_index, pair_weights
 from linconv.strategies import grids, images, linear_cnns, predictors
+from linconv.symbols import distinct_frequencies
 from linconv.witnesses import dense_convolution, dense_network
 
 RELATIVE = {torch.float32: 1e-4, torch.float64: 1e-11}
@@ -202,8 +207,8 @@ def test_the_paths_agree(case):
 def test_table_and_transform_and_chunks_agree(case, taps, chunk):
     weight, grid = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spectrum, "TABLE_TAPS", taps)
-        patch.setattr(spectrum, "CHUNK_BYTES", chunk)
+        patch.setattr(symbols, "TABLE_TAPS", taps)
+        patch.setattr(symbols, "CHUNK_BYTES", chunk)
         values = conv_singular_values(weight, grid)
     assert_close(values, conv_blocks(weight, grid).singular_values(), scale=float(weight.abs().sum()))
 
@@ -211,7 +216,7 @@ def test_table_and_transform_and_chunks_agree(case, taps, chunk):
 @pytest.mark.parametrize("kernel", [(11, 11), (11, 12)])
 def test_both_sides_of_the_table_limit(kernel, dtype, generator):
     weight = torch.randn(2, 3, *kernel, dtype=dtype, generator=generator)
-    assert (math.prod(kernel) > spectrum.TABLE_TAPS) == (kernel == (11, 12))
+    assert (math.prod(kernel) > symbols.TABLE_TAPS) == (kernel == (11, 12))
     assert_close(conv_singular_values(weight, (13, 12)), conv_blocks(weight, (13, 12)).singular_values())
 
 
@@ -226,19 +231,252 @@ def test_half_spectrum_with_pair_weights_is_the_full_one(grid, rank, seed):
     assert float(pair_weights(grid).sum()) * math.prod(grid[:-1]) == math.prod(grid)
 
 
-def test_threads_and_randomness_are_left_as_they_were(generator):
-    def state():
-        return sorted((m["filepath"], m["num_threads"]) for m in threadpool_info()), torch.get_num_threads(), torch.get_rng_state().tolist()
+@given(st.data())
+def test_half_of_the_singular_values_of_a_layer_with_pair_weights(data):
+    weight, grid = data.draw(kernels(dtype=st.just(torch.float64)))
+    sigma = conv_singular_values(weight, grid)
+    half = sigma[..., : grid[-1] // 2 + 1, :].square().sum(-1)
+    assert float((half * pair_weights(grid)).sum()) == pytest.approx(float(sigma.square().sum()), rel=1e-11)
+    assert_close(sigma.square().sum() / math.prod(grid), fold_kernel(weight, grid).square().sum())  # Parseval
 
-    before, numpys = state(), np.random.get_state()[1].tolist()  # noqa: NPY002  (the global state is what is looked at)
+
+@given(kernels())
+def test_swapping_the_channels_keeps_the_singular_values(case):
+    weight, grid = case
+    assert_close(conv_singular_values(weight.transpose(0, 1), grid), conv_singular_values(weight, grid), scale=float(weight.abs().sum()))
+
+
+@pytest.mark.parametrize("taps", [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("channels", [(2, 3), (3, 2), (1, 1)])
+def test_dimensions_with_one_tap(taps, channels, dtype, generator):
+    weight = torch.randn(*channels, *taps, dtype=dtype, generator=generator)
+    law_singular_values(weight, (4, 5))
+    values = conv_singular_values(weight, (4, 5))
+    assert values.is_contiguous()
+    for dim, k in enumerate(taps):
+        if k == 1:
+            assert torch.equal(values, values.narrow(dim, 0, 1).expand_as(values))
+    assert_close(conv_singular_values(weight.clone().requires_grad_(), (4, 5)).detach(), values)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e150, 1e300])
+def test_singular_values_of_tiny_and_huge_kernels(scale, generator):
+    weight = torch.randn(2, 3, 3, dtype=torch.float64, generator=generator)
+    assert_close(conv_singular_values(weight * scale, (5,)) / scale, conv_singular_values(weight, (5,)))
+    assert_close(conv_blocks(weight * scale, (5,)).values / scale, conv_blocks(weight, (5,)).values)
+
+
+def test_blocks_whose_sum_overflows_are_finite():
+    huge = FrequencyBlocks(torch.full((4, 1, 1), 1e308, dtype=torch.complex128))
+    assert torch.equal(huge.singular_values(), torch.full((4, 1), 1e308, dtype=torch.float64))
+    for bad in (math.inf, math.nan):
+        values = huge.values.clone()
+        values[2] = bad
+        with pytest.raises(ValueError, match=r"values: .*NaN or infinity"):
+            FrequencyBlocks(values)
+
+
+# --- The fast path -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def constants(**values):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setattr(symbols, name, value)
+        yield
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_conjugate(values, grid):
+    """Blocks at u and −u are conjugate, and those with u = −u real, bit for bit."""
+    flat = values.flatten(0, len(grid) - 1)
+    assert torch.equal(flat[mirror_index(grid)], flat.conj())
+
+
+@given(linear_cnns(dtype=DTYPES), st.sampled_from([0, 10**9]), st.sampled_from([1, 300, 2**21]))
+def test_blocks_of_a_network_are_those_of_the_plain_path(net, taps, chunk):
+    plain = frequency_blocks(net)
+    assert plain.values.requires_grad
+    with torch.no_grad(), constants(TABLE_TAPS=taps, CHUNK_BYTES=chunk):
+        fast = frequency_blocks(net)
+    assert fast.kind == plain.kind
+    assert fast.values.is_contiguous()
+    assert not fast.values.requires_grad
+    # Σ_l Π_l ‖w^l‖₁ bounds every entry of a block, and with it the rounding of the products.
+    assert_close(fast.values, plain.values.detach(), scale=math.prod(float(w.detach().abs().sum()) for w in net.weights))
+    assert_conjugate(fast.values, net.grid)
+
+
+@given(kernels(), st.sampled_from([0, 10**9]), st.sampled_from([1, 300, 2**21]))
+def test_blocks_of_a_layer_are_those_of_the_plain_path(case, taps, chunk):
+    weight, grid = case
+    plain = conv_blocks(weight.clone().requires_grad_(), grid).values
+    with constants(TABLE_TAPS=taps, CHUNK_BYTES=chunk):
+        fast = conv_blocks(weight, grid).values
+    assert_close(fast, plain.detach(), scale=float(weight.abs().sum()))
+    assert_conjugate(fast, grid)
+
+
+@pytest.mark.parametrize("channels", [(2, 5, 4, 7), (7, 4, 5, 2)])
+def test_products_from_either_end(channels, dtype, generator):
+    first, *hidden, last = channels
+    net = LinearCNN(first, hidden, last, (4, 5), kernel_size=3, dtype=dtype, generator=generator)
+    with torch.no_grad():
+        assert_close(frequency_blocks(net).values, frequency_blocks(net.requires_grad_()).values)
+    plain = frequency_blocks(net).values.detach()
+    assert_close(frequency_blocks(net.requires_grad_(False)).values, plain)
+
+
+@given(grids(max_sites=30), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 300, 2**21]), st.integers(0, 2**31))
+def test_singular_values_of_blocks_are_those_of_the_plain_path(grid, rows, columns, chunk, seed):
+    generator = torch.Generator().manual_seed(seed)
+    real_map = FrequencyBlocks.from_predictor(torch.randn(rows, columns, *grid, dtype=torch.float64, generator=generator))
+    other = FrequencyBlocks(torch.randn(*grid, rows, columns, dtype=torch.complex128, generator=generator))
+    for blocks in (real_map, other, FrequencyBlocks(real_map.values.movedim(0, len(grid) - 1)), FrequencyBlocks(other.values.conj())):
+        with constants(CHUNK_BYTES=chunk):
+            assert_close(blocks.singular_values(), torch.linalg.svdvals(blocks.values))
+
+
+def test_one_block_that_is_not_conjugate_is_decomposed(generator):
+    blocks = conv_blocks(torch.randn(3, 2, 3, 3, dtype=torch.float64, generator=generator), (6, 5))
+    minus = (-1, -2)
+    for change in (1 + 1e-9, torch.tensor([[1.0], [1.0], [-2.0]])):
+        values = blocks.values.clone()
+        values[minus] *= change
+        found, expected = FrequencyBlocks(values).singular_values(), torch.linalg.svdvals(values)
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+        assert torch.equal(found[1, 2], blocks.singular_values()[1, 2])
+        assert float((found[minus] - found[1, 2]).abs().max()) > 1e-10
+
+
+@given(grids(max_sites=60))
+def test_distinct_frequencies_and_their_negatives_are_all(grid):
+    first, second = distinct_frequencies(grid)
+    assert torch.equal(mirror_index(grid)[first], second)
+    assert sorted(set(first.tolist()) | set(second.tolist())) == list(range(math.prod(grid)))
+    own = first == second
+    assert len(first) + len(second) - int(own.sum()) == math.prod(grid)
+    assert int((first % grid[-1]).max()) <= grid[-1] // 2
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "grid", "decomposed"),
+    [
+        ((4, 4), (3, 3), (8, 9), 8 * 4 + 5),  # half of the last dimension, and 1 + 3 + 1 of its frequency zero
+        ((4, 4), (3, 3), (8, 8), 8 * 3 + 5 + 5),
+        ((9, 2), (3,), (31,), 16),
+        ((2, 9), (3, 1), (31, 40), 16),
+        ((4, 4), (12, 11), (12, 13), 12 * 6 + 7),  # by a fast transform
+    ],
+)
+@pytest.mark.usefixtures("three_threads")
+def test_half_is_decomposed_in_chunks(channels, taps, grid, decomposed, dtype, generator, monkeypatch):
+    shapes, svdvals = [], torch.linalg.svdvals
+
+    def record(blocks):
+        shapes.append(blocks.shape)
+        return svdvals(blocks)
+
+    weight = torch.randn(*channels, *taps, dtype=dtype, generator=generator)
+    expected = svdvals(conv_blocks(weight, grid).values)
+    monkeypatch.setattr(torch.linalg, "svdvals", record)
+    monkeypatch.setattr(symbols, "CHUNK_BYTES", 4000)
+    assert_close(conv_singular_values(weight, grid), expected)
+    assert sum(n for n, _, _ in shapes) == decomposed
+    assert all((rows, columns) == (max(channels), min(channels)) for _, rows, columns in shapes)
+    assert max(n for n, _, _ in shapes) * math.prod(channels) * 2 * dtype.itemsize <= 4000
+    shapes.clear()
+    with torch.no_grad():
+        conv_blocks(weight, grid).singular_values()
+    assert sum(n for n, _, _ in shapes) == len(distinct_frequencies(grid)[0])
+
+
+# --- Threads -----------------------------------------------------------------------------------------------------------
+
+
+def thread_counts():
+    """Of every BLAS and OpenMP library in the process, of torch, and of the MKL in torch, as the calling thread sees them."""
+    libraries = sorted((m["filepath"], m["num_threads"]) for m in threadpool_info())
+    lines = [line.strip() for line in torch.__config__.parallel_info().splitlines() if "get_max_threads" in line]
+    return libraries, torch.get_num_threads(), lines
+
+
+def test_threads_and_randomness_are_left_as_they_were(generator):
+    before, torchs = thread_counts(), torch.get_rng_state().tolist()
+    numpys = np.random.get_state()[1].tolist()  # noqa: NPY002  (the global state is what is looked at)
     weight = torch.randn(4, 4, 3, 3, generator=generator)
     copy = weight.clone()
-    conv_singular_values(weight, (40, 40))
-    conv_blocks(weight, (8, 8))
-    frequency_blocks(LinearCNN(1, (2,), 1, (4,), generator=generator))
-    assert state() == before
+    with constants(CHUNK_BYTES=4000):
+        conv_singular_values(weight, (40, 40))
+        conv_blocks(weight, (8, 8)).singular_values()
+    frequency_blocks(LinearCNN(1, (2,), 1, (4,), generator=generator).requires_grad_(False))
+    assert thread_counts() == before
+    assert torch.get_rng_state().tolist() == torchs
     assert np.random.get_state()[1].tolist() == numpys  # noqa: NPY002
     assert torch.equal(weight, copy)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("grid", [(1,), (40,)])
+def test_each_worker_has_one_thread(grid):
+    """One chunk, worked on by the caller, and many; `set_num_threads` has made MKL deaf to OpenMP's count."""
+    before, inside, workers = thread_counts(), [], set()
+
+    def look(u, minus):
+        inside.append(thread_counts())
+        workers.add(threading.get_ident())
+        time.sleep(0.01)
+
+    with constants(CHUNK_BYTES=16):
+        symbols.in_chunks(look, grid, 1, torch.complex128)
+    assert len(inside) == grid[0] // 2 + 1
+    assert workers == {threading.get_ident()} if grid == (1,) else 1 < len(workers) <= 3
+    for libraries, torchs, lines in inside:
+        assert torchs == 1
+        assert all(line.endswith(": 1") for line in lines)
+        others = [(path, n) for path, n in libraries if "omp" not in path]
+        assert others == [(path, n) for path, n in before[0] if "omp" not in path]  # NumPy's BLAS is left alone
+    assert thread_counts() == before
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("grid", [(1,), (40,)])
+def test_an_exception_inside_arrives_and_leaves_the_threads(grid, monkeypatch):
+    before = thread_counts()
+
+    def fail(blocks):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "svdvals", fail)
+    with constants(CHUNK_BYTES=16), pytest.raises(torch.linalg.LinAlgError, match="did not converge"):
+        conv_singular_values(torch.ones(1, 1, 3, dtype=torch.float64), grid)
+    assert thread_counts() == before
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_calls_from_several_threads_do_not_disturb_each_other(generator):
+    """While others compute, a thread sees its own counts and those of the process unchanged; so do all afterwards."""
+    weights = [torch.randn(8, 8, 3, 3, dtype=torch.float64, generator=generator) for _ in range(4)]
+    expected = [conv_singular_values(w, (16, 17)) for w in weights]
+    before, seen = thread_counts(), []
+    with constants(CHUNK_BYTES=2**15), ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(lambda w: (conv_singular_values(w, (16, 17)), thread_counts()), w) for w in weights * 3]
+        while not all(f.done() for f in found):
+            seen.append(thread_counts())
+    for i, future in enumerate(found):
+        values, counts = future.result()
+        assert_close(values, expected[i % 4])
+        assert counts == before
+    assert all(counts == before for counts in seen)
+    assert thread_counts() == before
 
 
 # --- Autograd ----------------------------------------------------------------------------------------------------------
@@ -323,9 +561,10 @@ def test_truncating_a_wide_kernel_breaks_both_theorems(monkeypatch, generator):
     x = torch.randn(2, 2, 3, dtype=torch.float64, generator=generator)
     law_layer_theorem(weight, x)
     law_singular_values(weight, (3,))
-    monkeypatch.setattr(
-        spectrum, "fold_kernel", lambda w, grid: torch.nn.functional.pad(w[..., : grid[0]], (0, max(0, grid[0] - w.shape[-1])))
-    )
+    for module in (spectrum, symbols):
+        monkeypatch.setattr(
+            module, "fold_kernel", lambda w, grid: torch.nn.functional.pad(w[..., : grid[0]], (0, max(0, grid[0] - w.shape[-1])))
+        )
     with pytest.raises(AssertionError):
         law_layer_theorem(weight, x)
     with pytest.raises(AssertionError):

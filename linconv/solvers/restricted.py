@@ -40,12 +40,15 @@ from linconv.cost import conjugate_svd, minimal_network, representation_cost
 from linconv.network import LinearCNN
 from linconv.penalties import rank_tolerance
 from linconv.solvers.central_path import adjoint, central_path
+from linconv.solvers.factored_descent import Lags, factored_descent
 from linconv.spectrum import FrequencyBlocks, frequency_blocks, pair_weights
 
 MAP_TOLERANCE = 1e-10  # relative error of the map above which weights prove nothing; in float32 its rank tolerance, 1.2e-5
 ROUNDING = 1e-12  # taken off relative lower bounds; what rounding can add to them is of order 1e-14
 CLOSED = 1e-9  # relative width of the bracket at which the search for better weights ends
-GRAM_ROWS = 80  # above this many rows the Hessian of the programme no longer fits comfortably in memory
+NEWTON_ROWS = 80  # above this many rows the Hessian of the programme no longer fits comfortably in memory, and descent takes over
+DESCENT_ROWS = 600  # above this many rows the descent takes too long
+FRAME_ENTRIES = 2**25  # as many entries (frequencies × rows × channels) of 16 bytes the hidden layer of the programme may have
 PSEUDOINVERSE = 1e-13  # relative cut of singular values in the readout; the map is verified afterwards
 STARTS = 2  # random starts of the local search
 DESCENT_STEPS = 500
@@ -73,8 +76,8 @@ def restricted_cost(
 
     `hidden_channels` is the narrowest hidden width, `None` for unlimited.  Exact for kernels of one tap, with
     R = L ‖B‖_{S_{2/L}}^{2/L}, B the (K·D)×C matrix of the predictor (hidden layers are matrices, as in a fully connected
-    network), and for kernels of n0_i times the grid, with R = (Π n0_i)^{−(L−1)/L} R_L.  Otherwise the programmes above,
-    up to `GRAM_ROWS` rows; larger ones fall back to coarser valid bounds.
+    network), and for kernels of n0_i times the grid, with R = (Π n0_i)^{−(L−1)/L} R_L.  Otherwise the programmes above, by
+    Newton's method up to `NEWTON_ROWS` rows and by descent up to `DESCENT_ROWS`; larger ones fall back to coarser valid bounds.
 
     Singular values of blocks at or below the rank tolerance count as zero, as in `linconv.representation_cost`.  Both
     bounds are `inf` where a block, or B for kernels of one tap, has a higher rank than `hidden_channels`; `upper` alone
@@ -136,13 +139,18 @@ class _Problem:
     def grid(self) -> tuple[int, ...]:
         return tuple(self.predictor.shape[2:])
 
-    def one_tap(self) -> tuple[float, list[Filter]]:
-        """Cost and hidden layers Σ^{1/L}V*, Σ^{1/L}, … of one tap each, from the (K·D)×C matrix UΣV* of the predictor."""
+    def row_space(self) -> tuple[Float[np.ndarray, " rank"], Float[np.ndarray, "rank C"]]:
+        """Singular values and right singular vectors of the (K·D)×C matrix of the predictor."""
         matrix = self.predictor.movedim(1, -1).flatten(0, -2).numpy()
         _, sigma, right = np.linalg.svd(matrix, full_matrices=False)
         rank = int((sigma > self.tolerance * sigma[0]).sum())
-        root = sigma[:rank] ** (1 / self.depth)
-        filters = [root[:, None] * right[:rank], *[np.diag(root)] * (self.depth - 2)]
+        return sigma[:rank], right[:rank]
+
+    def one_tap(self) -> tuple[float, list[Filter]]:
+        """Cost and hidden layers Σ^{1/L}V*, Σ^{1/L}, … of one tap each, from the (K·D)×C matrix UΣV* of the predictor."""
+        sigma, right = self.row_space()
+        root = sigma ** (1 / self.depth)
+        filters = [root[:, None] * right, *[np.diag(root)] * (self.depth - 2)]
         first_tap = np.eye(1, self.phases.shape[1])
         return float(self.depth * (root**2).sum()), [f[:, :, None] * first_tap for f in filters]
 
@@ -155,25 +163,38 @@ class _Problem:
         return full * spread ** (1 / self.depth - 1), [w.detach().flatten(2).numpy() * math.sqrt(spread) for w in net.weights[:-1]]
 
     def gram_bound(self) -> tuple[float, Float[np.ndarray, "rows TC"]]:
-        """Depth 2: the lower bound of the dual point V_u P̂_u^{−1}, P̂ = Φ*PΦ, and W with P = WᵀW near the optimum."""
-        channels = self.blocks.shape[2]
-        frames = np.einsum("us,cd->uscd", self.phases, np.eye(channels)).reshape(len(self.phases), -1, channels)
-        factor = central_path(self.blocks, frames, self.weights, 2)
+        """Depth 2: the lower bound of the dual point V_u P̂_u^{−1}, P̂ = Φ*PΦ, and W with P = WᵀW near the optimum.
+
+        In the r ≤ C channels of the row space of all blocks; a projection onto them computes the same and costs no more.
+        """
+        _, rows = self.row_space()
+        blocks, rank = self.blocks @ rows.T, len(rows)
+        frames = np.einsum("us,cd->uscd", self.phases, np.eye(rank)).reshape(len(self.phases), -1, rank)
+        factor = self.gram_factor(blocks, frames)
         inverse = np.linalg.inv(np.linalg.qr(factor @ frames, mode="r"))
-        dual = self.blocks @ inverse @ adjoint(inverse)
-        spread = dual @ adjoint(frames)
-        gamma = np.tensordot(self.weights, (adjoint(spread) @ spread).real, 1)
-        value = 2 * self.weights @ np.einsum("ukc,ukc->u", self.blocks, dual.conj()).real
-        return float(value / math.sqrt(np.linalg.eigvalsh(gamma)[-1])), factor
+        dual = blocks @ inverse @ adjoint(inverse)
+        spread = (np.sqrt(self.weights)[:, None, None] * dual @ adjoint(frames)).reshape(-1, frames.shape[1])
+        gamma = spread.real.T @ spread.real + spread.imag.T @ spread.imag
+        value = 2 * self.weights @ np.einsum("ukc,ukc->u", blocks, dual.conj()).real
+        bound = float(value / math.sqrt(np.linalg.eigvalsh(gamma)[-1]))
+        return bound, (factor.reshape(len(factor), -1, rank) @ rows).reshape(len(factor), -1)
+
+    def gram_factor(
+        self, blocks: Complex[np.ndarray, "half K c"], frames: Complex[np.ndarray, "half rows c"]
+    ) -> Float[np.ndarray, "rows rows"]:
+        """W with P = WᵀW near the minimum of a programme, by the method that its size calls for."""
+        if frames.shape[1] <= NEWTON_ROWS:
+            return central_path(blocks, frames, self.weights, self.depth)
+        sites = tuple(min(k, n) for k, n in zip(self.kernel, self.grid, strict=True))
+        return factored_descent(blocks, Lags.of(self.grid, sites, self.copies), self.weights, self.depth)
 
     def filter_bound(self) -> tuple[float, Float[np.ndarray, "rows T"] | None]:
         """Any depth: the lower bound of y_u = v_u² p_u^{−L} or of y = 1, whichever is better, and W with P = WᵀW."""
         sigma = np.linalg.svd(self.blocks, compute_uv=False)
         power = (np.where(sigma > self.tolerance, sigma, 0.0) ** (2 / self.depth)).sum(-1)  # ‖V_u‖_{S_{2/L}}^{2/L}
         duals, factor = [np.ones_like(power)], None
-        if self.phases.shape[1] <= GRAM_ROWS:
-            blocks = (power ** (self.depth / 2)).astype(complex)[:, None, None]
-            factor = central_path(blocks, self.phases[:, :, None], self.weights, self.depth)
+        if self.phases.shape[1] <= DESCENT_ROWS:
+            factor = self.gram_factor((power ** (self.depth / 2)).astype(complex)[:, None, None], self.phases[:, :, None])
             duals.append((power / (np.abs(self.phases @ factor.T) ** 2).sum(-1)) ** self.depth)
         bounds = []
         for dual in duals:
@@ -189,7 +210,9 @@ class _Problem:
         if all(k % n == 0 for k, n in zip(self.kernel, self.grid, strict=True)):
             cost, filters = self.whole_grids(width)
             return cost, cost, self.network(filters)[1]
-        programme = self.depth == 2 and self.phases.shape[1] * self.blocks.shape[2] <= GRAM_ROWS
+        rank = len(self.row_space()[1])
+        rows = self.phases.shape[1] * rank
+        programme = self.depth == 2 and rows <= DESCENT_ROWS and len(self.phases) * rows * rank <= FRAME_ENTRIES
         lower, factor = self.gram_bound() if programme else self.filter_bound()
         lower *= 1 - ROUNDING
         upper, weights = math.inf, None
@@ -205,7 +228,7 @@ class _Problem:
         """Hidden layers worth trying, the likeliest to be optimal first."""
         taps, channels = self.phases.shape[1], self.blocks.shape[2]
         programme = factor if self.depth == 2 and factor is not None and factor.shape[1] == taps * channels else None
-        if programme is not None and taps * channels <= width:
+        if programme is not None and len(programme) <= width:
             yield [programme.reshape(-1, taps, channels).swapaxes(1, 2)]
         if factor is not None and channels == len(self.grid) == 1 and taps < self.grid[0]:
             yield [spectral_factor(factor)[None, None]] * (self.depth - 1)
@@ -213,8 +236,10 @@ class _Problem:
         if len(matrices[0]) <= width:
             yield matrices
         if programme is not None:
-            _, sigma, rows = np.linalg.svd(programme)
-            kept = int(min(width, taps * channels))
+            if NEWTON_ROWS < len(programme) <= width:
+                return  # the descents below could only repeat the one that led to the programme's minimum
+            _, sigma, rows = np.linalg.svd(programme, full_matrices=False)
+            kept = int(min(width, len(programme)))
             yield self.descend([(sigma[:kept, None] * rows[:kept]).reshape(kept, taps, channels).swapaxes(1, 2)])
         hidden = int(min(width, 2 * channels))
         shapes = [(hidden, channels, taps), *[(hidden, hidden, taps)] * (self.depth - 2)]
