@@ -9,6 +9,7 @@ a `torch.Generator`.  See docs/conventions.md.
 
 from linconv.claims import Verdict, check
 from linconv.cost import Cost, minimal_network, representation_cost
+from linconv.enclosures import SingularValueBounds
 from linconv.network import LinearCNN
 from linconv.penalties import Schatten
 from linconv.solvers import Solution, fit, fit_path
@@ -22,6 +23,7 @@ __all__ = [
     "LinearCNN",
     "NotLinearCNNError",
     "Schatten",
+    "SingularValueBounds",
     "Solution",
     "Trajectory",
     "Verdict",

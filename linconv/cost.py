@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from linconv.enclosures import cost_bounds
 from linconv.network import LinearCNN
 from linconv.penalties import truncate
 from linconv.spectrum import FrequencyBlocks, mirror_index
@@ -40,15 +41,22 @@ def representation_cost(
     *,
     kernel_size: int | Sequence[int] | None = None,
     hidden_channels: int | Sequence[int] | None = None,
+    enclose: bool = False,
 ) -> Cost:
     """The least Σ_l ‖w^l‖² of a linear CNN of `depth` layers that computes the predictor β, `(K, C, *grid)`.
 
     `kernel_size` restricts the hidden kernels (an integer or one a dimension; default the full grid), `hidden_channels`
     the hidden widths (one number or depth − 1 of them; default unlimited).  Both bounds are `inf` where a block has a
     higher rank than the narrowest layer: no such network computes β.  Full kernels and kernels of one tap are exact;
-    depth 2 with restricted kernels is a semidefinite programme, solved to a relative width of 1e-6 while (folded taps) × C
-    is at most 80; other restricted cases give bounds (docs/restricted-kernels.md).  Rank tolerance: 100 eps relative to
+    depth 2 with restricted kernels is a semidefinite programme with (folded taps) × r rows, r ≤ C the rank of the predictor as a
+    (K·D)×C matrix: solved to a relative width of about 1e-11 up to 80 rows and, but for very sparse spectra, below 1e-6 up
+    to 600; other restricted cases, and larger ones, give bounds (docs/restricted-kernels.md).  Rank tolerance: 100 eps relative to
     the largest singular value over all frequencies.
+
+    With `enclose` the bounds are proved to contain the cost of exactly these floating-point numbers, rounding of the Fourier
+    transform included and nothing truncated (docs/enclosures.md).  A zero singular value is then known only to about 1e-14 of
+    the largest, so that a predictor of low rank has a wide interval at great depth.  Full kernels only (or depth 1), and
+    widths of at least min(K, C): whether a rank is smaller, rounded numbers cannot prove.
 
     Raises `ValueError` or `TypeError` naming the argument.
 
@@ -60,6 +68,13 @@ def representation_cost(
     depth, grid = validate_size("depth", depth), tuple(predictor.shape[2:])
     kernel = grid if kernel_size is None else validate_sizes("kernel_size", kernel_size, dims=len(grid))
     width = _narrowest(hidden_channels, depth)
+    if enclose:
+        if kernel != grid and depth > 1:
+            raise ValueError(f"enclose: expected kernels as large as the grid {grid}, got kernel_size {kernel}; omit it")
+        rank = min(predictor.shape[:2])
+        if width is not None and width < rank:
+            raise ValueError(f"enclose: expected hidden_channels of at least {rank} = min(K, C), got {width}: a rank cannot be enclosed")
+        return Cost(*cost_bounds(predictor, depth))
     sigma = FrequencyBlocks.from_predictor(predictor.detach()).singular_values()
     kept = truncate(sigma)
     if width is not None and int((kept > 0).sum(-1).max()) > width:

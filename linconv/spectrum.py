@@ -9,24 +9,37 @@ $\hat w_u$ and a readout contracts with the conjugate of its transform, so that 
 """
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, overload
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int64
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from linconv.enclosures import SingularValueBounds, singular_value_bounds
 from linconv.network import LinearCNN, fold_kernel
+from linconv.symbols import (
+    Positions,
+    block_function,
+    in_chunks,
+    mirror_index,
+    numbers_per_frequency,
+    on_fast_path,
+    stack_blocks,
+)
 from linconv.validation import validate_grid, validate_memory, validate_tensor
 
-CHUNK_BYTES = 2**21
-# Above this many taps a fast Fourier transform is quicker than a product with a table of roots of unity.
-TABLE_TAPS = 121
+__all__ = [
+    "FrequencyBlocks",
+    "conv_blocks",
+    "conv_singular_values",
+    "frequency_blocks",
+    "full_spectrum",
+    "half_pairs",
+    "mirror_index",
+    "pair_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,9 @@ class FrequencyBlocks:
             raise ValueError(f"kind: expected 'readout' or 'equivariant', got {self.kind!r}")
         if self.values.ndim not in (3, 4, 5) or self.values.numel() == 0:
             raise ValueError(f"values: expected (*grid, K, C) with a grid of 1 to 3 dimensions, got shape {tuple(self.values.shape)}")
-        if not bool(torch.isfinite(self.values.detach()).all()):
+        # A finite sum has finite terms, and is quick; one that is not finite may have overflowed.
+        values = self.values.detach()
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             raise ValueError("values: expected finite numbers, got NaN or infinity")
 
     @classmethod
@@ -75,8 +90,24 @@ class FrequencyBlocks:
         return beta.real.movedim((-2, -1), (0, 1)).contiguous()
 
     def singular_values(self) -> Float[Tensor, "*grid r"]:
-        """The min(K, C) singular values of every block, descending."""
-        return torch.linalg.svdvals(self.values)
+        """The min(K, C) singular values of every block, descending.
+
+        On the CPU without gradients, a block at −u that is the conjugate of the one at u bit for bit is not decomposed again.
+        """
+        if not on_fast_path(self.values):
+            return torch.linalg.svdvals(self.values)
+        blocks = self.values.detach().flatten(0, -3)
+        blocks = blocks.mT if blocks.shape[1] < blocks.shape[2] else blocks  # LAPACK is quicker with tall ones
+        values = blocks.new_empty(len(blocks), min(blocks.shape[1:]), dtype=blocks.real.dtype)
+
+        def decompose(u: Positions, minus: Positions) -> None:
+            here, there = blocks[u], blocks[minus]
+            values[u] = values[minus] = torch.linalg.svdvals(here)
+            different = (there != here.conj()).flatten(1).any(1)
+            values[minus[different]] = torch.linalg.svdvals(there[different])
+
+        in_chunks(decompose, self.grid, 2 * blocks[0].numel(), blocks.dtype)
+        return values.unflatten(0, self.grid)
 
     def __matmul__(self, other: "FrequencyBlocks") -> "FrequencyBlocks":
         if other.kind != "equivariant":
@@ -84,6 +115,13 @@ class FrequencyBlocks:
         if self.grid != other.grid or self.values.shape[-1] != other.values.shape[-2]:
             raise ValueError(f"@: blocks {tuple(self.values.shape)} cannot follow blocks {tuple(other.values.shape)}")
         return FrequencyBlocks(self.values @ other.values, self.kind)
+
+
+def _validate_convolution(weight: object, grid: object) -> tuple[int, ...]:
+    """The grid as a tuple of integers, if the weight is a kernel for it; else raises naming the argument."""
+    sites = validate_grid(grid)
+    validate_tensor("weight", weight, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
+    return sites
 
 
 def _transform(weight: Float[Tensor, "C_out C_in *grid"]) -> Complex[Tensor, "*grid C_out C_in"]:
@@ -94,18 +132,21 @@ def _transform(weight: Float[Tensor, "C_out C_in *grid"]) -> Complex[Tensor, "*g
 def conv_blocks(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...]) -> FrequencyBlocks:
     """The equivariant blocks ŵ_u of one circular convolution on a grid; a kernel wider than the grid wraps around.
 
-    `weight` is `(C_out, C_in, *kernel)` with as many spatial dimensions as `grid`.  Gradients flow to `weight`.  Raises
-    `ValueError` or `TypeError` for shapes or dtypes that do not fit.  Source: Sedghi, Gupta, Long, arXiv 1805.10408.
+    `weight` is `(C_out, C_in, *kernel)` with as many spatial dimensions as `grid`.  Gradients flow to `weight`.  On the CPU
+    without gradients the blocks at u and −u are conjugate bit for bit.  Raises `ValueError` or `TypeError` for shapes or
+    dtypes that do not fit.  Source: Sedghi, Gupta, Long, arXiv 1805.10408.
     """
-    sites = validate_grid(grid)
-    validate_tensor("weight", weight, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
+    sites = _validate_convolution(weight, grid)
     validate_memory("grid", math.prod(weight.shape[:2]) * math.prod(sites))
-    return FrequencyBlocks(_transform(fold_kernel(weight, sites)), "equivariant")
+    values = stack_blocks([weight.detach()], sites) if on_fast_path(weight) else _transform(fold_kernel(weight, sites))
+    return FrequencyBlocks(values, "equivariant")
 
 
 def frequency_blocks(net: LinearCNN) -> FrequencyBlocks:
     """The readout blocks V_u = conj(ŵ^L_u) ŵ^{L−1}_u ⋯ ŵ^1_u of a network; gradients flow to its weights.
 
+    A network on the CPU that needs no gradient (inside `torch.no_grad()`, or after `net.requires_grad_(False)`) is handled in
+    chunks of half the spectrum by `torch.get_num_threads()` threads, and its blocks at u and −u are conjugate bit for bit.
     Raises `TypeError` for another module: `from_torch` imports those that are linear convolutional networks.
 
     >>> net = LinearCNN(2, (3,), 4, (5, 6), generator=torch.Generator().manual_seed(0))
@@ -115,31 +156,73 @@ def frequency_blocks(net: LinearCNN) -> FrequencyBlocks:
     """
     if not isinstance(net, LinearCNN):
         raise TypeError(f"net: expected a LinearCNN, got {type(net).__name__}; use linconv.from_torch to import a torch module")
+    if on_fast_path(*net.weights):
+        return FrequencyBlocks(stack_blocks([w.detach() for w in net.weights], net.grid, readout=True), "readout")
     *hidden, readout = [_transform(fold_kernel(w, net.grid)) for w in net.weights]
     return FrequencyBlocks(reduce(torch.matmul, reversed(hidden), readout.conj().resolve_conj()), "readout")
 
 
-def conv_singular_values(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...]) -> Float[Tensor, "*grid r"]:
+@overload
+def conv_singular_values(
+    weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...], *, enclose: Literal[False] = False
+) -> Float[Tensor, "*grid r"]: ...
+
+
+@overload
+def conv_singular_values(
+    weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...], *, enclose: Literal[True]
+) -> SingularValueBounds: ...
+
+
+def conv_singular_values(
+    weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...], *, enclose: bool = False
+) -> Float[Tensor, "*grid r"] | SingularValueBounds:
     """All singular values of one circular convolution, min(C_out, C_in) at each frequency, descending.
 
     Together, over all frequencies, they are the singular values of the block-circulant matrix that maps images
     `(C_in, *grid)` to images `(C_out, *grid)` (arXiv 1805.10408).  A kernel wider than the grid wraps around.
 
-    A weight on the CPU that needs no gradient is handled in chunks of half the spectrum by a few threads; otherwise the
-    blocks are formed in torch and gradients flow to `weight`.  Raises as `conv_blocks` does.
+    Only one of u and −u is decomposed, and one frequency of a dimension in which the kernel has one tap.  A weight on the
+    CPU that needs no gradient is handled in chunks by `torch.get_num_threads()` threads; otherwise the blocks of half the
+    spectrum are formed at once and gradients flow to `weight`.  Raises as `conv_blocks` does.
+
+    With `enclose` the result has `.lower` and `.upper`, float64 tensors of that shape proved to contain the exact singular
+    values of exactly these weights, rounding of the Fourier transform included (docs/enclosures.md); no gradient flows.
 
     >>> w = torch.tensor([[[1.0, -1.0]]], dtype=torch.float64)      # x_i − x_{i−1}
     >>> conv_singular_values(w, (4,)).flatten().round(decimals=6).tolist()
     [0.0, 1.414214, 2.0, 1.414214]
+    >>> bounds = conv_singular_values(w, (4,), enclose=True)
+    >>> bounds.lower[2].item() <= 2 <= bounds.upper[2].item()
+    True
     """
-    sites = validate_grid(grid)
-    validate_tensor("weight", weight, ndim=(2 + len(sites),), shape=f"(C_out, C_in, {len(sites)} spatial sizes)")
-    validate_memory("grid", min(weight.shape[:2]) * math.prod(sites))
-    if weight.device.type != "cpu" or (weight.requires_grad and torch.is_grad_enabled()):
-        return conv_blocks(weight, sites).singular_values()
-    taps = tuple(min(k, n) for k, n in zip(weight.shape[2:], sites, strict=True))
-    half = _half_singular_values(fold_kernel(weight.detach(), taps).numpy(), sites)
-    return full_spectrum(torch.from_numpy(half), sites)
+    if enclose:
+        return singular_value_bounds(weight, grid)
+    sites = _validate_convolution(weight, grid)
+    rank = min(weight.shape[:2])
+    validate_memory("grid", rank * math.prod(sites))
+    varying = tuple(1 if k == 1 else n for k, n in zip(weight.shape[2:], sites, strict=True))
+    wide = weight.transpose(0, 1) if weight.shape[0] > rank else weight
+    values = _singular_values_in_chunks(wide.detach(), varying) if on_fast_path(weight) else _singular_values_at_once(wide, varying)
+    return values.expand(*sites, rank).contiguous()
+
+
+def _singular_values_at_once(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...]) -> Float[Tensor, "*grid r"]:
+    """The singular values in torch, with gradients, on any device, from all blocks of half the spectrum."""
+    half = torch.fft.rfftn(fold_kernel(weight, grid), dim=tuple(range(2, weight.ndim))).movedim((0, 1), (-2, -1))
+    return full_spectrum(torch.linalg.svdvals(half), grid)
+
+
+def _singular_values_in_chunks(weight: Float[Tensor, "C_out C_in *kernel"], grid: tuple[int, ...]) -> Float[Tensor, "*grid r"]:
+    """The same on the CPU without gradients, a chunk a thread; quickest where C_out ≤ C_in."""
+    blocks, values = block_function(weight, grid), weight.new_empty(math.prod(grid), min(weight.shape[:2]))
+
+    def decompose(u: Positions, minus: Positions) -> None:
+        # Transposed, wide blocks are tall and column-major, as LAPACK takes them without more ado.
+        values[u] = values[minus] = torch.linalg.svdvals(blocks(u).mT)
+
+    in_chunks(decompose, grid, numbers_per_frequency(weight), weight.dtype.to_complex())
+    return values.unflatten(0, grid)
 
 
 def pair_weights(grid: tuple[int, ...]) -> Float[Tensor, " half"]:
@@ -163,18 +246,6 @@ def full_spectrum(half: Float[Tensor, "*half r"], grid: tuple[int, ...]) -> Floa
     return torch.cat([half, mirrored], dim=dims[-1])
 
 
-def mirror_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
-    """For every frequency in row-major order, the position of its negative.
-
-    >>> mirror_index((2, 3)).tolist()
-    [0, 2, 1, 3, 5, 4]
-    """
-    index = torch.arange(math.prod(grid), device=device).reshape(grid)
-    for dim in range(len(grid)):
-        index = index.flip(dim).roll(1, dim)
-    return index.flatten()
-
-
 def half_pairs(grid: tuple[int, ...]) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " S"]]:
     """Positions in the half spectrum, row-major: pairs u, −u that both stand in it, first and second, and those with u = −u.
 
@@ -188,42 +259,3 @@ def half_pairs(grid: tuple[int, ...]) -> tuple[Int64[Tensor, " P"], Int64[Tensor
     own = torch.arange(math.prod(half))
     first = own < mirror
     return own[first], mirror[first], own[own == mirror]
-
-
-def _half_singular_values(kernel: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """Singular values at the half spectrum in chunks; each of a few workers, with one BLAS thread, holds the blocks of one chunk."""
-    half = (*grid[:-1], grid[-1] // 2 + 1)
-    symbols, (first, second, _) = _half_symbols(kernel, grid, half), half_pairs(grid)
-    distinct = np.delete(np.arange(math.prod(half)), second)
-    step = max(1, CHUNK_BYTES // (kernel.shape[0] * kernel.shape[1] * 2 * kernel.itemsize))
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        chunks = (distinct[start : start + step] for start in range(0, len(distinct), step))
-        parts = list(pool.map(lambda chunk: np.linalg.svd(symbols(chunk), compute_uv=False), chunks))
-    values = np.empty((math.prod(half), min(kernel.shape[:2])), kernel.dtype)
-    values[distinct] = np.concatenate(parts)
-    values[second] = values[first]
-    return values.reshape(*half, -1)
-
-
-def _half_symbols(kernel: np.ndarray, grid: tuple[int, ...], half: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that gives the blocks at positions of the half spectrum in row-major order.
-
-    They come from a table of roots of unity, or from one fast transform of everything where there are many taps.
-    """
-    c_out, c_in, *taps = kernel.shape
-    dtype = np.result_type(kernel.dtype, np.complex64)
-    if math.prod(taps) > TABLE_TAPS:
-        spectrum = np.fft.rfftn(kernel, grid, axes=tuple(range(2, kernel.ndim))).astype(dtype, copy=False)
-        flat = np.moveaxis(spectrum, (0, 1), (-2, -1)).reshape(-1, c_out, c_in)
-        return lambda chunk: flat[chunk]
-    columns = np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-2, -1)).reshape(-1, c_out * c_in)).astype(dtype)
-    positions = np.indices(taps).reshape(len(taps), -1)
-
-    def symbols(chunk: np.ndarray) -> np.ndarray:
-        frequencies = np.stack(np.unravel_index(chunk, half))
-        # Exponents are reduced to one turn while they are integers, where that is exact.
-        turns = sum(np.outer(u, m) % n / n for u, m, n in zip(frequencies, positions, grid, strict=True))
-        roots = np.exp(-2j * np.pi * turns).astype(dtype)
-        return (roots @ columns).reshape(-1, c_out, c_in)
-
-    return symbols
