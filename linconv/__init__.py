@@ -11,7 +11,9 @@ from linconv.claims import Verdict, check
 from linconv.cost import Cost, minimal_network, representation_cost
 from linconv.enclosures import SingularValueBounds
 from linconv.network import LinearCNN
+from linconv.patches import PatchSpectrum, energy_profile, patch_spectrum
 from linconv.penalties import Schatten
+from linconv.profiles import predicted_profile
 from linconv.solvers import Solution, fit, fit_path
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
 from linconv.torch_import import NotLinearCNNError, from_torch
@@ -22,6 +24,7 @@ __all__ = [
     "FrequencyBlocks",
     "LinearCNN",
     "NotLinearCNNError",
+    "PatchSpectrum",
     "Schatten",
     "SingularValueBounds",
     "Solution",
@@ -30,11 +33,14 @@ __all__ = [
     "check",
     "conv_blocks",
     "conv_singular_values",
+    "energy_profile",
     "fit",
     "fit_path",
     "frequency_blocks",
     "from_torch",
     "minimal_network",
+    "patch_spectrum",
+    "predicted_profile",
     "representation_cost",
     "train",
 ]

@@ -1,6 +1,7 @@
 r"""Actual gradient descent on torch models: what a weight-decayed network does, beside what theory says it should.
 
-The objective is (1/2N) Σ_n ‖f(x_n) − y_n‖² + weight_decay · Σ_l ‖w^l‖²; torch's own `weight_decay` would be twice ours.
+The objective is (1/N) Σ_n ℓ(f(x_n), y_n) + weight_decay · Σ_l ‖w^l‖² with ℓ = ½‖f − y‖² or another loss, that of `linconv.fit`;
+torch's own `weight_decay` would be twice ours.
 """
 
 import math
@@ -15,9 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from linconv.losses import LossName, loss_of
 from linconv.network import LinearCNN, fold_kernel
 from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
 
+Objective = Callable[[Tensor, Tensor], Tensor]  # of images and targets
 StopReason = Literal["converged", "stalled", "steps", "diverged", "stopped"]
 
 
@@ -38,9 +41,11 @@ class Trajectory:
     weights: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
-def objective(net: nn.Module, x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], weight_decay: float) -> Float[Tensor, ""]:
-    """(1/2N) Σ‖f(x_n) − y_n‖² + weight_decay · Σ‖w‖² over all parameters of the module."""
-    return (net(x) - y).square().sum() / (2 * len(x)) + weight_decay * sum_of_squares(net)
+def objective(
+    net: nn.Module, x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], weight_decay: float, loss: LossName = "squared"
+) -> Float[Tensor, ""]:
+    """(1/N) Σ ℓ(f(x_n), y_n) + weight_decay · Σ‖w‖² over all parameters of the module; ℓ as in `linconv.fit`."""
+    return loss_of(loss).value(net(x), y) / len(x) + weight_decay * sum_of_squares(net)
 
 
 def sum_of_squares(net: nn.Module) -> Float[Tensor, ""]:
@@ -81,6 +86,7 @@ def train(
     *,
     weight_decay: float,
     steps: int,
+    loss: LossName = "squared",
     step_size: float | None = None,
     momentum: float = 0.0,
     batch_size: int | None = None,
@@ -91,13 +97,16 @@ def train(
     on_step: Callable[[int, float], bool | None] | None = None,
     progress: bool = False,
 ) -> Trajectory:
-    """Train a torch module in place on least squares with weight decay, to convergence or for `steps` steps.
+    """Train a torch module in place on a loss with weight decay, to convergence or for `steps` steps.
 
-    `x` `(N, C, *grid)`, `y` `(N, K)`, both of the dtype and device of the weights.  With `step_size`, gradient descent
-    (with `momentum`, on minibatches of `batch_size` drawn without replacement from `generator`); without, L-BFGS with a
-    strong Wolfe line search, a step being up to 20 iterations; any `torch.optim.Optimizer` over the module's parameters
-    may be given instead.  Objectives are always those of the full data.  `record_every` keeps copies of the weights.
-    `on_step(step, objective)` may return False to stop; an interrupt leaves the weights as the last step left them.
+    `x` `(N, C, *grid)`, `y` `(N, K)`, both of the dtype and device of the weights.  `loss`: "squared" (½‖f − y‖²),
+    "cross-entropy" (softmax; rows of y are distributions over K classes) or "logistic" (each y_k a probability).
+
+    With `step_size`, gradient descent (with `momentum`, on minibatches of `batch_size` drawn without replacement from
+    `generator`); without, L-BFGS with a strong Wolfe line search, a step being up to 20 iterations; any
+    `torch.optim.Optimizer` over the module's parameters may be given instead.  Objectives are always those of the full data.
+    `record_every` keeps copies of the weights.  `on_step(step, objective)` may return False to stop; an interrupt leaves
+    the weights as the last step left them.
 
     Start from torch's default (`LinearCNN(...)`), from scaled Gaussians (`scale=`), or balanced, from a predictor
     (`minimal_network(predictor, depth)`; with the least-squares predictor this is the balanced spectral start).
@@ -110,24 +119,28 @@ def train(
     >>> run.stop_reason in ("converged", "stalled"), bool(run.objectives[-1] < run.objectives[0]), run.imbalance[1] < 1e-6
     (True, True, True)
     """
-    _validate(net, x, y)
+    _validate(net, x, y, loss)
     decay, steps = validate_number("weight_decay", weight_decay), validate_size("steps", steps)
     rule, batches = _optimizer(net, optimizer, step_size, momentum), _batches(len(x), batch_size, generator)
     record = steps + 1 if record_every is None else validate_size("record_every", record_every)
     before = imbalance(net) if isinstance(net, LinearCNN) else None
+
+    def value(images: Tensor, targets: Tensor) -> Tensor:
+        return objective(net, images, targets, decay, loss)
+
     values: list[float] = []
     kept: dict[int, list[Tensor]] = {}
     reason: StopReason | None = None
-    scale = _lbfgs_scale(net, x, y, decay) if isinstance(rule, torch.optim.LBFGS) else 1.0
+    scale = _lbfgs_scale(value, x, y) if isinstance(rule, torch.optim.LBFGS) else 1.0
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task("training", total=steps)
         for step in range(1, steps + 1):
             if batch_size is None:
-                values.append(_step(rule, net, x, y, decay, scale))
+                values.append(_step(rule, value, x, y, scale))
             else:
-                values.append(float(objective(net, x, y, decay).detach()))
+                values.append(float(value(x, y).detach()))
                 rows = next(batches)
-                _step(rule, net, x[rows], y[rows], decay, scale)
+                _step(rule, value, x[rows], y[rows], scale)
             if step % record == 0:
                 kept[step] = [w.detach().clone() for w in net.parameters()]
             bar.update(task, completed=step, description=f"training, objective {values[-1]:.6g}")
@@ -137,7 +150,7 @@ def train(
             if reason:
                 break
     net.zero_grad()
-    final = objective(net, x, y, decay)
+    final = value(x, y)
     values.append(float(final.detach()))
     if not math.isfinite(values[-1]):
         reason = "diverged"
@@ -148,24 +161,24 @@ def train(
     return Trajectory(torch.tensor(values, dtype=torch.float64), reason or "steps", gradient, balance, kept)
 
 
-def _lbfgs_scale(net: nn.Module, x: Tensor, y: Tensor, decay: float) -> float:
+def _lbfgs_scale(value: Objective, x: Tensor, y: Tensor) -> float:
     """torch's L-BFGS drops curvature pairs with s·y ≤ 1e-10, in absolute terms: it then crawls to the end with stale ones.
 
     Minimising 1e10·F/F(start) instead moves that threshold below rounding.
     """
     with torch.no_grad():
-        value = float(objective(net, x, y, decay))
-    return 1e10 / value if math.isfinite(value) and value > 0 else 1.0
+        start = float(value(x, y))
+    return 1e10 / start if math.isfinite(start) and start > 0 else 1.0
 
 
-def _step(rule: torch.optim.Optimizer, net: nn.Module, x: Tensor, y: Tensor, decay: float, scale: float) -> float:
+def _step(rule: torch.optim.Optimizer, value: Objective, x: Tensor, y: Tensor, scale: float) -> float:
     """One step of the optimiser on scale · F, which leaves scale · ∇F in the gradients; returns F before the step."""
 
     def closure() -> float:
         rule.zero_grad()
-        value = scale * objective(net, x, y, decay)
-        value.backward()
-        return float(value.detach())
+        scaled = scale * value(x, y)
+        scaled.backward()
+        return float(scaled.detach())
 
     return float(rule.step(closure)) / scale
 
@@ -225,7 +238,7 @@ def _batches(samples: int, batch_size: int | None, generator: torch.Generator | 
         yield from torch.randperm(samples, generator=generator, device=generator.device).split(min(size, samples))
 
 
-def _validate(net: nn.Module, x: Tensor, y: Tensor) -> None:
+def _validate(net: nn.Module, x: Tensor, y: Tensor, loss: LossName) -> None:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: expected a torch module, got {type(net).__name__}")
     weights = list(net.parameters())
@@ -233,6 +246,7 @@ def _validate(net: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ValueError("net: expected parameters to train, the module has none")
     validate_tensor("x", x, ndim=(3, 4, 5), shape="(N, C, *grid)")
     validate_tensor("y", y, ndim=(2,), shape="(N, K)")
+    loss_of(loss).validate(y)
     if len(x) != len(y):
         raise ValueError(f"y: expected {len(x)} rows, one an image, got {len(y)}")
     for name, data in (("x", x), ("y", y)):

@@ -15,15 +15,15 @@ from linconv.network import LinearCNN, circular_convolution
 from linconv.penalties import Schatten, shrink
 from linconv.solvers import Solution, fit
 from linconv.solvers.decoupled import decoupled, stationary_shifts
-from linconv.solvers.local import descend
+from linconv.solvers.portfolio import portfolio
 from linconv.solvers.problem import Problem
 from linconv.solvers.ridge import ridge
 from linconv.spectrum import FrequencyBlocks
 from linconv.training import train
 from linconv.witnesses import dense_network, depth_two_programme, one_output_optimum, ridge_optimum, scalar_optimum
 
-# `linconv.solvers.nuclear` and `.local` are functions of the package that hide the modules of the same name.
-nuclear_module, local_module = (importlib.import_module(f"linconv.solvers.{name}") for name in ("nuclear", "local"))
+# `linconv.solvers.nuclear` is a function of the package that hides the module of the same name.
+nuclear_module = importlib.import_module("linconv.solvers.nuclear")
 
 F64 = torch.float64
 ROUNDING = 1e-12
@@ -210,31 +210,6 @@ def test_root_relaxation_on_two_to_four_sites_against_many_starts(n, depth, deca
             net = LinearCNN(1 + seed, (2,) * (depth - 1), 2, (sites,), scale=0.4 + 0.4 * start, generator=generator)
             train(net, x, y, weight_decay=decay, steps=4)
             assert space_objective(net.weights, x, y, decay) >= solution.lower_bound * (1 - ROUNDING)
-
-
-def test_lower_bound_of_the_relaxation_gains_from_strong_convexity(monkeypatch):
-    x = natural(80, 1, (2, 3))
-    y = labels(x, 2)
-    tightened = fit(x, y, depth=3, weight_decay=0.01)
-    monkeypatch.setattr(local_module, "inverse_diagonal", lambda problem: None)
-    plain = fit(x, y, depth=3, weight_decay=0.01)
-    assert plain.objective == tightened.objective
-    assert plain.lower_bound < tightened.lower_bound < tightened.objective
-
-
-def test_reach_of_the_strong_convexity():
-    """√λ_max((H⁻¹)_uu) is the largest ‖B_u‖ on ⟨B, HB⟩ ≤ 1, by dense matrices."""
-    x = natural(50, 2, (3, 2))
-    spread = local_module.inverse_diagonal(Problem(x, labels(x, 1), 3, 0.1))
-    rows, columns = np.meshgrid(np.arange(6), np.arange(6))
-    sites = [np.unravel_index(k, (3, 2)) for k in range(6)]
-    fourier = np.array([[np.exp(-2j * np.pi * (u[0] * j[0] / 3 + u[1] * j[1] / 2)) for j in sites] for u in sites]) / math.sqrt(6)
-    assert rows.shape == columns.shape == fourier.shape
-    matrix = np.kron(np.eye(2), fourier)
-    flat = x.flatten(1).numpy()
-    inverse = matrix @ np.linalg.inv(flat.T @ flat / 50) @ matrix.conj().T
-    expected = [np.linalg.norm(inverse[u::6, u::6], 2) ** 0.5 for u in range(6)]
-    assert spread.tolist() == pytest.approx(expected, rel=1e-9)
 
 
 # --- Witnesses ---------------------------------------------------------------------------------------------------------
@@ -503,7 +478,7 @@ def test_narrow_widths_on_general_data_have_a_valid_bracket(depth):
     x = normal(40, 2, 4)
     y, decay = labels(x, 2), 0.02
     solution = fit(x, y, depth=depth, weight_decay=decay, hidden_channels=1)
-    assert solution.method == "proximal gradient"
+    assert solution.method == "portfolio"
     assert_bracket(solution, x, y, depth, decay)
     assert representation_cost(solution.predictor, depth, hidden_channels=1).upper < math.inf
     for seed in range(2):
@@ -748,19 +723,11 @@ def test_metric_majorises_the_second_moment(monkeypatch):
 def test_nuclear_stops_after_its_steps_with_the_true_gap():
     problem = Problem(natural(40, 1, (4, 4), 2.0), normal(40, 2), 2, 1e-4)
     mu = torch.full_like(problem.weights, problem.mu)
-    blocks, lower = nuclear_module.solve_nuclear(problem, mu, 1e-12, None, 11)
+    blocks, lower = nuclear_module.solve_nuclear(problem, mu, 1e-12, None, 1)
     assert lower < problem.objective(problem.predictor(blocks)) * (1 - 1e-6)
     better, higher = nuclear_module.solve_nuclear(problem, mu, 1e-9, blocks)
     assert higher > lower
     assert problem.objective(problem.predictor(better)) == pytest.approx(higher, rel=1e-8)
-
-
-def test_descent_stops_after_its_steps(monkeypatch):
-    problem = Problem(normal(20, 2, 3), normal(20, 2), 3, 0.01)
-    start = torch.zeros_like(problem.cross_moment)
-    _, value = local_module.descend(problem, start)
-    monkeypatch.setattr(local_module, "MAX_STEPS", 2)
-    assert local_module.descend(problem, start)[1] > value
 
 
 def test_dust_of_rounding_costs_nothing():
@@ -829,14 +796,14 @@ def test_blocks_made_symmetric_are_those_of_a_real_predictor(grid, generator):
     assert torch.allclose(problem.symmetric(real), real, atol=1e-12)
 
 
-def test_a_descent_reaches_the_objective_of_its_own_predictor(generator):
+def test_members_reach_the_objective_of_a_real_predictor(generator):
     """A threshold that keeps a component at u and drops it at −u would find an objective that no predictor has."""
     photos = load("photos", grid=(3, 4), samples=100, generator=generator)
     targets = photos.one_hot()
     problem = Problem(center(photos.images), targets - targets.mean(0), 3, 0.00221)
     start = ridge(Problem(problem.x, problem.y, 1, problem.weight_decay)).predictor
-    blocks, value = descend(problem, problem.blocks(start))
-    assert problem.objective(problem.predictor(blocks)) == pytest.approx(value, rel=1e-12)
+    found = portfolio(problem, starts=(start,))
+    assert problem.objective(found.predictor) == pytest.approx(min(found.members.values()), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", [0, 6, 10])

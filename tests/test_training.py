@@ -342,7 +342,7 @@ def test_objective_is_differentiable_and_counts_every_parameter():
 def test_the_scale_of_lbfgs_survives_a_zero_or_infinite_objective():
     x, y = data()
     net = LinearCNN.from_weights([torch.zeros(2, 2, 3, 2, dtype=F64)], (3, 2))
-    assert training._lbfgs_scale(net, x, 0 * y, 0.1) == 1
+    assert training._lbfgs_scale(lambda x, y: training.objective(net, x, y, 0.1), x, 0 * y) == 1
     assert train(net, x, 0 * y, weight_decay=0.1, steps=3).objectives.tolist() == [0, 0]
 
 
@@ -436,3 +436,53 @@ def test_training_where_gradients_are_switched_off():
     with torch.no_grad():
         run = train(network(), x, y, weight_decay=0.1, steps=3)
     assert run.objectives[-1] < run.objectives[0]
+
+
+# --- Other losses ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "functional"), [("cross-entropy", "cross_entropy"), ("logistic", "binary_cross_entropy_with_logits")])
+def test_other_losses_are_those_of_torch_summed_over_outputs(loss, functional, dtype):
+    x, _ = data(dtype=dtype)
+    y = nn.functional.one_hot(torch.arange(len(x)) % 2, 2).to(dtype)
+    net = network(dtype=dtype)
+    expected = getattr(nn.functional, functional)(net(x), y, reduction="sum") / len(x) + 0.3 * training.sum_of_squares(net)
+    torch.testing.assert_close(training.objective(net, x, y, 0.3, loss), expected, rtol=1e-13 if dtype == F64 else 1e-5, atol=0)
+    run = train(net, x, y, weight_decay=0.02, steps=5, loss=loss)
+    value = training.objective(net, x, y, 0.02, loss)
+    assert float(run.objectives[-1]) == pytest.approx(float(value.detach()), rel=1e-13 if dtype == F64 else 1e-5)
+    assert run.objectives[-1] < run.objectives[0]
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "logistic"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_training_on_another_loss_ends_at_its_certified_optimum(loss, depth):
+    x, _ = data()
+    y = nn.functional.one_hot(torch.arange(len(x)) % 2, 2).to(F64)
+    best = fit(x, y, depth=depth, weight_decay=0.02, loss=loss, tol=1e-9)
+    run = train(network(depth), x, y, weight_decay=0.02, steps=200, loss=loss, tol=1e-12)
+    assert best.lower_bound * (1 - 1e-13) <= float(run.objectives[-1]) <= best.objective * (1 + 1e-8)
+    assert run.imbalance[1] < 1e-6
+
+
+def test_zero_weights_have_the_gradient_of_the_loss():
+    """Outputs of 0 are equal, which is where a maximum has no derivative: descent from zero weights takes the right first step."""
+    x, _ = data()
+    y = nn.functional.one_hot(torch.arange(len(x)) % 2, 2).to(F64)
+    for loss in ("cross-entropy", "logistic"):
+        net = LinearCNN.from_weights([torch.zeros(2, 2, 3, 2, dtype=F64)], (3, 2))
+        train(net, x, y, weight_decay=0.1, steps=1, step_size=1.0, loss=loss)
+        expected = ((y - 0.5).T @ x.flatten(1) / len(x)).reshape(2, 2, 3, 2)
+        torch.testing.assert_close(net.weights[0].detach(), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error"), [("hinge", "^loss: expected one of"), ("cross-entropy", "^y: cross-entropy"), ("logistic", "^y: the logistic loss")]
+)
+def test_targets_that_do_not_fit_the_loss_are_named_and_change_nothing(unchecked, loss, error):
+    x, y = data()
+    net = network()
+    before = copies(net)
+    with pytest.raises(ValueError, match=error):
+        train(net, x, y, weight_decay=0.1, steps=2, loss=loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, copies(net), strict=True))

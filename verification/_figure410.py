@@ -35,12 +35,13 @@ def _singular_values(axes: Any, setting: Setting, optimum: Solution, trained: Ru
         sigma = lc.FrequencyBlocks.from_predictor(beta).singular_values().flatten(0, -2)
         return sigma[order].numpy()
 
+    start = "least squares" if setting.loss == "squared" else "depth 1"
     least = values(lc.frequency_blocks(spectral_start(setting, setting.rank)).predictor().detach())
     predicted, found = values(optimum.predictor), values(trained.predictor)
     places = np.arange(len(order))
     floor = 0.3 * found[found > 1e-6 * found.max()].min() if found.max() > 0 else 1.0
     for i in range(predicted.shape[1]):
-        axes.plot(places, least[:, i], "_", color=GREY, label="least squares" if i == 0 else None)
+        axes.plot(places, least[:, i], "_", color=GREY, label=start if i == 0 else None)
         axes.plot(places, np.maximum(predicted[:, i], floor), "o", mfc="none", color=BLUE, ms=7, label="optimum" if i == 0 else None)
         axes.plot(places, np.maximum(found[:, i], floor), "x", color=ORANGE, ms=5, label="trained" if i == 0 else None)
     axes.axhline(floor, color=GREY, lw=0.6, ls=":")
@@ -62,7 +63,7 @@ def _profiles(axes: Any, setting: Setting, optimum: Solution, trained: Run) -> N
 
     spatial = tuple(range(2, setting.raw.ndim))
     data = torch.fft.fftn(setting.raw, dim=spatial).abs().square().mean((0, 1)).flatten()
-    axes.plot(radii, profile(data), "-s", color=BLACK, ms=4, label="images (before whitening)" if setting.decoupled else "images")
+    axes.plot(radii, profile(data), "-s", color=BLACK, ms=4, label="images" if setting.raw is setting.x else "images (before whitening)")
     axes.plot(radii, profile(energy(optimum.predictor)), "o", mfc="none", ms=7, color=BLUE, label="optimum")
     axes.plot(radii, profile(energy(trained.predictor)), "x", ms=5, color=ORANGE, label="trained")
     axes.set(

@@ -53,7 +53,7 @@ class Run:
 def run(name: str, net: lc.LinearCNN, setting: Setting) -> Run:
     """Train to convergence; the weights met on the way are kept, to be looked at too."""
     with one_thread():
-        trajectory = train(net, setting.x, setting.y, weight_decay=setting.weight_decay, steps=STEPS, record_every=3)
+        trajectory = train(net, setting.x, setting.y, weight_decay=setting.weight_decay, loss=setting.loss, steps=STEPS, record_every=3)
     return Run(name, net, trajectory)
 
 
@@ -70,9 +70,15 @@ def network(setting: Setting, generator: torch.Generator, *, scale: float | None
 
 
 def spectral_start(setting: Setting, rank: int) -> lc.LinearCNN:
-    """The balanced network that computes the least-squares predictor, its blocks cut to the `rank` largest components."""
-    x = setting.x.flatten(1)
-    beta = torch.linalg.lstsq(x, setting.y, driver="gelsd").solution.T.reshape(-1, *setting.x.shape[1:])
+    """The balanced network that computes the least-squares predictor, its blocks cut to the `rank` largest components.
+
+    For a loss other than squared error, which may have no minimiser without decay, that is the optimum of depth 1.
+    """
+    if setting.loss == "squared":
+        x = setting.x.flatten(1)
+        beta = torch.linalg.lstsq(x, setting.y, driver="gelsd").solution.T.reshape(-1, *setting.x.shape[1:])
+    else:
+        beta = lc.fit(setting.x, setting.y, depth=1, weight_decay=setting.weight_decay, loss=setting.loss).predictor
     return balanced(cut(lc.FrequencyBlocks.from_predictor(beta), rank).predictor(), setting, max(rank, 1))
 
 
@@ -106,7 +112,7 @@ def drop_losing_components(trained: Run, setting: Setting, width: int) -> Run:
                 sigma[[site, int(mirror[site])], i] = 0
                 values = ((u * sigma[:, None, :]) @ vh).reshape(blocks.shape)
                 candidate = balanced(lc.FrequencyBlocks(values).predictor(), setting, width)
-                reached = float(objective(candidate, setting.x, setting.y, setting.weight_decay))
+                reached = float(objective(candidate, setting.x, setting.y, setting.weight_decay, setting.loss))
                 if reached < value:
                     best, value = candidate, reached
                 else:

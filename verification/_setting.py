@@ -9,13 +9,14 @@ from torch import Tensor
 
 from linconv import images
 from linconv.claims import UsageError
+from linconv.losses import LossName, loss_of
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A least-squares problem: images `(N, C, *grid)`, targets `(N, K)`, depth, hidden width and weight decay.
+    """A regression: images `(N, C, *grid)`, targets `(N, K)`, depth, hidden width, weight decay and loss.
 
-    `decoupled`: the second moment of the images is s_u·I at each frequency, without cross-frequency terms, by construction.
+    `decoupled`: squared error of images whose second moment is s_u·I at each frequency, without cross-frequency terms, by construction.
     `raw` are the images before whitening.
     """
 
@@ -27,6 +28,7 @@ class Setting:
     weight_decay: float
     decoupled: bool
     source: str
+    loss: LossName = "squared"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -44,8 +46,9 @@ class Setting:
 
     def describe(self) -> str:
         n, channels, *_ = self.x.shape
+        loss = "" if self.loss == "squared" else f"{self.loss}, "
         return (
-            f"{n} {self.source}, {channels} channels, grid {'×'.join(map(str, self.grid))}, {self.y.shape[1]} outputs, "
+            f"{n} {self.source}, {channels} channels, grid {'×'.join(map(str, self.grid))}, {self.y.shape[1]} outputs, {loss}"
             f"weight decay {self.weight_decay:.3g}"
         )
 
@@ -62,26 +65,37 @@ def prepare(
     weight_decay: float | None,
     whiten: bool,
     generator: torch.Generator,
+    loss: LossName = "squared",
 ) -> Setting:
     """Load or design the data. Raises `UsageError`, one line, for a set that is missing or does not fit the parameters."""
     try:
         if data == "designed":
-            raw, y = _designed(grid, samples, 3 if channels is None else channels, 4 if outputs is None else outputs, generator)
+            raw, y = _designed(grid, samples, 3 if channels is None else channels, 4 if outputs is None else outputs, loss, generator)
         else:
-            raw, y = _photographs(data, grid, samples, channels, outputs, generator)
+            raw, y = _photographs(data, grid, samples, channels, outputs, loss, generator)
+        loss_of(loss).validate(y)
         x = images.whiten(raw) if whiten and data != "designed" else raw
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    decay = contested_decay(x, y, depth) if weight_decay is None else weight_decay
-    decoupled = whiten or data == "designed"
+    decay = contested_decay(x, y, depth, loss) if weight_decay is None else weight_decay
+    decoupled = loss == "squared" and (whiten or data == "designed")
     kind = "designed images" if data == "designed" else f"{'whitened' if whiten else 'centred'} images of {data}"
-    return Setting(x, y, raw, depth, hidden, decay, decoupled, kind)
+    return Setting(x, y, raw, depth, hidden, decay, decoupled, kind, loss)
 
 
 def _photographs(
-    data: str, grid: tuple[int, ...], samples: int, channels: int | None, outputs: int | None, generator: torch.Generator
+    data: str,
+    grid: tuple[int, ...],
+    samples: int,
+    channels: int | None,
+    outputs: int | None,
+    loss: LossName,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Centred images of a labelled set and centred class indicators, the first `outputs` of them."""
+    """Centred images of a labelled set and indicators of the first `outputs` classes: centred for squared error.
+
+    For cross-entropy the last output stands for all classes that have none of their own, so that rows are distributions.
+    """
     loaded = images.load(data, samples=samples, grid=grid, greyscale=channels == 1, generator=generator)
     if len(loaded.classes) < 2:
         only = loaded.classes[0]
@@ -92,16 +106,28 @@ def _photographs(
     if count > len(loaded.classes):
         raise ValueError(f"outputs: {data} has {len(loaded.classes)} classes, one an output, got {count}")
     indicators = loaded.one_hot()
-    return images.center(loaded.images), (indicators - indicators.mean(0))[:, :count]
+    if loss == "squared":
+        indicators = indicators - indicators.mean(0)
+    if loss == "cross-entropy":
+        indicators = torch.cat([indicators[:, : count - 1], indicators[:, count - 1 :].sum(1, keepdim=True)], 1)
+    return images.center(loaded.images), indicators[:, :count]
 
 
-def _designed(grid: tuple[int, ...], samples: int, channels: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images with second moment exactly s_u·I, s_u ∝ 1/(1 + |u|²) as in photographs, and noisy linear targets."""
+def _designed(
+    grid: tuple[int, ...], samples: int, channels: int, outputs: int, loss: LossName, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images with second moment exactly s_u·I, s_u ∝ 1/(1 + |u|²) as in photographs, and noisy linear targets.
+
+    Cross-entropy and the logistic loss take the largest target of each image, or the signs of all, as its labels.
+    """
     noise = images.whiten(torch.randn(samples, channels, *grid, dtype=torch.float64, generator=generator))
     spatial = tuple(range(2, 2 + len(grid)))
     x = torch.fft.ifftn(torch.fft.fftn(noise, dim=spatial) / (1 + squared_frequencies(grid)).sqrt(), dim=spatial).real
     teacher = torch.randn(outputs, x[0].numel(), dtype=torch.float64, generator=generator) / math.sqrt(x[0].numel())
-    return x, x.flatten(1) @ teacher.T + 0.3 * torch.randn(samples, outputs, dtype=torch.float64, generator=generator)
+    targets = x.flatten(1) @ teacher.T + 0.3 * torch.randn(samples, outputs, dtype=torch.float64, generator=generator)
+    if loss == "cross-entropy":
+        return x, torch.nn.functional.one_hot(targets.argmax(1), outputs).to(torch.float64)
+    return x, (targets > 0).to(torch.float64) if loss == "logistic" else targets
 
 
 def squared_frequencies(grid: tuple[int, ...]) -> Float[Tensor, "*grid"]:
@@ -110,8 +136,11 @@ def squared_frequencies(grid: tuple[int, ...]) -> Float[Tensor, "*grid"]:
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
 
 
-def contested_decay(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], depth: int) -> float:
+def contested_decay(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], depth: int, loss: LossName = "squared") -> float:
     """A weight decay that about half of the least-squares components survive at the optimum, so that survival is put to the test.
+
+    A loss other than squared error stands here for its second-order expansion at outputs of 0: the targets are minus its gradient
+    there, and its mean curvature along them, 1/K for cross-entropy and ¼ for the logistic loss, multiplies s.
 
     A component m of the least-squares block survives depth L ≥ 3 while m > D^{-1/2} (L−1)/(L−2) (2λ(L−2)/s)^{L/(2(L−1))};
     depth 2 is the limit m > 2λ/(s√D).  At depth 1 nothing is dropped: the decay halves the median component.
@@ -119,7 +148,8 @@ def contested_decay(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], dept
     grid = tuple(x.shape[2:])
     spatial = tuple(range(2, x.ndim))
     spectrum = torch.fft.fftn(x, dim=spatial, norm="ortho").flatten(2)
-    s = spectrum.abs().square().mean((0, 1))
+    s = spectrum.abs().square().mean((0, 1)) * {"squared": 1.0, "cross-entropy": 1 / y.shape[1], "logistic": 0.25}[loss]
+    y = -loss_of(loss).gradient(torch.zeros_like(y), y)
     cross = torch.einsum("nk,ncu->ukc", y.to(spectrum.dtype), spectrum.conj()) / len(x)
     m = torch.linalg.svdvals(cross) / s[:, None]
     if depth == 1:

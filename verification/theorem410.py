@@ -11,19 +11,23 @@ widths below the rank of a block, the minimum on the right is over blocks of at 
 Source: the idea is theorem 4.10 of Godfrey et al., arXiv 2210.01257; statement, normalisation and proof are in
 docs/theorem410.md. Here (1/2N) Σ‖f(x_n) − y_n‖² + λ Σ‖w‖² is minimised by training in torch and compared with the optimum
 of the linear model. Local minima: every component of a trained network at 0 or on the nonzero branch of its own equation.
+`--loss` takes cross-entropy or the logistic loss of class indicators instead.
 """
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from annotated_types import Gt, Interval, Len
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 import linconv as lc
 from linconv import witnesses
 from linconv.claims import Check, Figure, Note, Progress, agree, at_most, attains, inconclusive, main, not_applicable, predicted_failure
+from linconv.losses import loss_of
 from linconv.solvers import Solution, fit
 from linconv.solvers.restricted import restricted_cost
 from verification._branches import branch_checks, smallest_margin
@@ -56,7 +60,8 @@ def claim(
     data: Annotated[str, "data set: photos, cifar10, fashion-mnist, designed, or a folder with one subfolder of images a class"] = "photos",
     weight_decay: Annotated[float, Gt(0), "weight decay λ (default: half of the components survive it)"] | None = None,
     samples: Annotated[int, Interval(ge=2, le=100_000), "number of images N"] = 400,
-    whiten: Annotated[bool, "whiten the images (default: at depth ≥ 3, where the optimum is certified for such data)"] | None = None,
+    loss: Annotated[Literal["squared", "cross-entropy", "logistic"], "loss of the outputs; cross-entropy is that of softmax"] = "squared",
+    whiten: Annotated[bool, "whiten the images (default: for squared error at depth ≥ 3, whose optimum is then certified)"] | None = None,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
@@ -69,11 +74,12 @@ def claim(
         depth=depth,
         hidden=hidden,
         weight_decay=weight_decay,
-        whiten=depth >= 3 if whiten is None else whiten,
+        whiten=depth >= 3 and loss == "squared" if whiten is None else whiten,
         generator=generator,
+        loss=loss,
     )
     yield Note(setting.describe(), in_scope=True)
-    optimum = fit(setting.x, setting.y, depth=depth, weight_decay=setting.weight_decay, hidden_channels=hidden, tol=1e-10)
+    optimum = fit(setting.x, setting.y, depth=depth, weight_decay=setting.weight_decay, loss=loss, hidden_channels=hidden, tol=1e-10)
     yield from weight_decay_matters(setting, optimum)
     yield Progress("training from the balanced spectral start")
     spectral = run("balanced spectral start", spectral_start(setting, setting.rank), setting)
@@ -170,13 +176,20 @@ def predictor_checks(setting: Setting, optimum: Solution, trained: Run) -> Itera
     elif setting.depth > 2 or optimum.gap > 1e-8 or trained.objective > (1 + 1e-7) * optimum.objective:
         yield inconclusive("(d) outputs of the trained and of the optimal predictor", "the optimum or the trained network is not certified")
     else:
-        # F less its minimum is at least half the mean squared distance of the outputs from those of the optimum: at depth 1 and 2 the
-        # penalty is convex.  Both predictors are that close to it, and so to each other by the triangle inequality.
-        weights = (trained.predictor - optimum.predictor).flatten(1)
-        distance = float((setting.x.flatten(1) @ weights.T).square().sum()) / (2 * len(setting.x))
+        # F less its minimum is at least the mean of ‖∇ℓ(f) − ∇ℓ(f*)‖²/2M for a loss with second derivatives ≤ M: at depth 1 and 2 the
+        # penalty is convex.  Both predictors are that close to the optimum, and so to each other by the triangle inequality.
+        distance = gradient_distance(setting, trained.predictor, optimum.predictor)
         roots = [max(value - optimum.lower_bound, 0.0) ** 0.5 for value in (trained.objective, optimum.objective)]
-        name = "(d) outputs of the trained and of the optimal predictor: as close as the two gaps allow"
+        what = "outputs" if setting.loss == "squared" else "probabilities"
+        name = f"(d) {what} of the trained and of the optimal predictor: as close as the two gaps allow"
         yield at_most(name, distance, sum(roots) ** 2, scale=optimum.objective, size=4096)
+
+
+def gradient_distance(setting: Setting, beta: Float[Tensor, "K C *grid"], other: Float[Tensor, "K C *grid"]) -> float:
+    """The mean over images of ‖∇ℓ(f) − ∇ℓ(g)‖²/2M: of ½‖f − g‖² for squared error, elsewhere that of probabilities."""
+    loss, x, y = loss_of(setting.loss), setting.x.flatten(1), setting.y
+    first, second = (loss.gradient(x @ b.flatten(1).T, y) for b in (beta, other))
+    return float((first - second).square().sum()) / (2 * loss.smoothness * len(x))
 
 
 def random_start_checks(optimum: Solution, runs: list[Run]) -> Iterator[Check]:

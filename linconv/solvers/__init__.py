@@ -1,5 +1,7 @@
 """The optimum of the weight-decayed problem: one solver a file, one `Solution`, one `fit` that chooses."""
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from linconv.losses import LossName, SquaredError, loss_of
 from linconv.solvers.decoupled import decoupled
-from linconv.solvers.local import local
 from linconv.solvers.monitor import Monitor
+from linconv.solvers.nonconvex import nonconvex
 from linconv.solvers.nuclear import nuclear
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.reduction import certify, reduce, squared_residual
@@ -30,8 +32,10 @@ def fit(
     loss: LossName = "squared",
     hidden_channels: int | None = None,
     tol: float = 1e-8,
+    max_nodes: int = 0,
     time_limit: float | None = None,
     on_progress: Callable[[Solution], bool | None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Solution:
     """The minimiser of (1/N) Σ_n ℓ(f(x_n), y_n) + weight_decay · Σ_l ‖w^l‖² over linear CNNs of full kernels.
 
@@ -42,7 +46,10 @@ def fit(
 
     Depth 1 is ridge regression, or for another loss solved to a certified gap.  Depth 2 is convex, solved to a certified
     gap.  Where squared error meets a second moment of the data without cross-frequency terms (whitened images), every
-    depth is solved globally.  Otherwise depth ≥ 3 gives the best local solution found, and the lower bound of a convex relaxation.
+    depth is solved globally.  Otherwise depth ≥ 3 gives the best that a portfolio of methods finds (`members`: each one's
+    objective) and the lower bound of a relaxation; with squared error, branch and bound then narrows the bracket for
+    `max_nodes` nodes, or, where a time limit but no number is given, until that.  `checkpoint`, a file that keeps its
+    tree: a search that was interrupted goes on from it.
 
     After `time_limit` seconds, or where `on_progress`, called now and then with the `Solution` so far, returns False, the
     bracket found so far is returned.  Without a limit results do not depend on time.  `weight_decay` may be 0 for squared
@@ -62,7 +69,9 @@ def fit(
     limit = None if time_limit is None else validate_number("time_limit", time_limit, positive=True)
     problem = _problem(x, y, depth, weight_decay, loss, hidden_channels)
     tol = validate_number("tol", tol, positive=True)
-    return _finish(_solve(problem, tol, None, Monitor(limit, on_progress)), problem, x, y)
+    nodes: int | float = 0 if max_nodes == 0 else validate_size("max_nodes", max_nodes)
+    nodes = math.inf if nodes == 0 and limit is not None else nodes
+    return _finish(_solve(problem, tol, None, Monitor(limit, on_progress), nodes, checkpoint), problem, x, y)
 
 
 def fit_path(
@@ -129,7 +138,14 @@ def _checked_decay(problem: Problem) -> Problem:
     return problem
 
 
-def _solve(problem: Problem, tol: float, start: Tensor | None, monitor: Monitor) -> Solution:
+def _solve(
+    problem: Problem,
+    tol: float,
+    start: Tensor | None,
+    monitor: Monitor,
+    max_nodes: int | float = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Solution:
     """A solution of the problem as reduced; `start`, a predictor."""
     if not bool(problem.cross_moment.any()):  # nothing to learn: the zero predictor is optimal
         zero = problem.predictor(torch.zeros_like(problem.cross_moment))
@@ -144,7 +160,7 @@ def _solve(problem: Problem, tol: float, start: Tensor | None, monitor: Monitor)
         return exact
     if problem.depth == 2 and problem.max_rank is None:
         return nuclear(problem, tol, start, monitor)
-    return local(problem)
+    return nonconvex(problem, tol, start, monitor, max_nodes, checkpoint)
 
 
 def _finish(solution: Solution, problem: Problem, x: Tensor, y: Tensor) -> Solution:

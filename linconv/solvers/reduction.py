@@ -66,8 +66,8 @@ def certify(
 ) -> float:
     r"""A lower bound on min_B data term + Σ_u μ_u ‖B_u‖_* from the images, near the minimum if the predictor is near a minimiser.
 
-    The dual value (1/N)(⟨y, θ⟩ − ½‖θ‖²) at θ = τ(o + s·i), where o + i is the residual and o what least squares leaves of
-    y: shrinking o, which no predictor can change, would waste the bound where it is most of the objective.  Valid for any s and τ
+    The dual value (1/N)(⟨y, θ⟩ − ½‖θ‖²) at θ = t(o + s·i), where o + i is the residual and o what least squares leaves of
+    y: shrinking o, which no predictor can change, would waste the bound where it is most of the objective.  Valid for any s and t
     with ‖(1/N) Σ_n θ_n x̂_{n,u}†‖ ≤ μ_u, so that nothing about the reduction, or about how the predictor was found, is taken on trust.
     """
     outputs = len(predictor)
@@ -83,10 +83,15 @@ def certify(
         products += torch.stack([(a * b).sum() for a, b in pairs])
     inner, outer = (problem.blocks(part.reshape(-1, *x.shape[1:])) / len(x) for part in pulled.split(outputs))
     y_in, y_out, in_in, in_out, out_out = products.tolist()
-    s = min(max((y_in - in_out) / in_in, 0.0) if in_in else 0.0, _largest_multiple(inner, mu))
-    linear, square = s * y_in + y_out, s**2 * in_in + 2 * s * in_out + out_out
-    t = min(1.0, _largest_multiple(s * inner + outer, mu))
-    return max((t * linear - t**2 * square / 2) / len(x), 0.0)
+    # What rounding leaves of the adjoint of o takes its room from s: the whole of θ, o included, shrinks only if there is none.
+    room = (mu - torch.linalg.matrix_norm(outer, ord=2)).clamp(min=0)
+    s = min(max((y_in - in_out) / in_in, 0.0) if in_in else 0.0, _largest_multiple(inner, room))
+    bounds = [0.0]
+    for part in (s, 1.0):  # 1 is the plain residual, of which rounding in an ill-conditioned o is no part
+        linear, square = part * y_in + y_out, part**2 * in_in + 2 * part * in_out + out_out
+        t = min(linear / square if square else 0.0, _largest_multiple(part * inner + outer, mu))
+        bounds.append((t * linear - t**2 * square / 2) / len(x))
+    return max(bounds)
 
 
 def _largest_multiple(blocks: Complex[Tensor, "F K C"], mu: Float[Tensor, " F"]) -> float:

@@ -2,67 +2,113 @@ r"""Depth 1 with a loss other than squared error: a smooth and strongly convex p
 
     min_β (1/N) Σ_n ℓ(⟨β, x_n⟩, y_n) + λ‖β‖²
 
-by a truncated Newton method (conjugate gradients inside a trust region), in the C·D coordinates of β or, where there are
-fewer images, in the N coordinates of their span, which contains the minimiser.
+by Newton's method with an Armijo line search, each step solved by conjugate gradients, in the C·D coordinates of β or, where there
+are fewer images, in the N coordinates of their span, which contains the minimiser.  The coordinates are the principal axes
+of the images: with the same curvature of ℓ everywhere the Hessian would be diagonal in them, which preconditions it.
 """
 
-import math
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from linconv.solvers.problem import Problem, Solution
 
-MAX_STEPS = 1_000
+MAX_STEPS = 100
+MAX_INNER = 1_000
+ARMIJO = 1e-4
 
 
 def smooth(problem: Problem, tol: float) -> Solution:
-    """The minimiser until the certified gap is at most `tol` (or 1,000 Newton steps: the gap tells).
+    """The minimiser until the certified gap is at most `tol`, or until rounding stops the descent (the gap tells).
 
     Lower bound: the dual −(1/N) Σ ℓ*(z_n) − ‖Xᵀz‖²/(4λN²) at the gradient z of the loss; with ∇F the gradient of the objective the
     gap is ‖∇F‖²/(4λ), which is how the accuracy is chosen.
     """
-    basis, rows = _coordinates(problem.x.flatten(1))
-    n, outputs, decay = len(rows), problem.y.shape[1], problem.weight_decay
+    basis, rows, moments = _principal_axes(problem.x.flatten(1))
+    loss, y, n, decay = problem.loss, problem.y, len(rows), problem.weight_decay
 
-    def matrix(flat: np.ndarray) -> Float[Tensor, "m K"]:
-        return torch.as_tensor(flat, dtype=rows.dtype, device=rows.device).reshape(-1, outputs)
+    def value(b: Tensor) -> float:
+        return float(loss.value(rows @ b, y)) / n + decay * float(b.square().sum())
 
-    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        b = matrix(flat)
-        f = rows @ b
-        value = float(problem.loss.value(f, problem.y)) / n + decay * float(b.square().sum())
-        return value, (rows.T @ problem.loss.gradient(f, problem.y) / n + 2 * decay * b).flatten().cpu().numpy()
+    def gradient(b: Tensor) -> Tensor:
+        return rows.T @ loss.gradient(rows @ b, y) / n + 2 * decay * b
 
-    def curvature(flat: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        f, d = rows @ matrix(flat), matrix(direction)
-        bent = torch.func.jvp(lambda outputs: problem.loss.gradient(outputs, problem.y), (f,), (rows @ d,))[1]
-        return (rows.T @ bent / n + 2 * decay * d).flatten().cpu().numpy()
+    def hessian(f: Tensor, d: Tensor) -> Tensor:
+        return rows.T @ loss.curvature(f, y, rows @ d) / n + 2 * decay * d
 
-    start = np.zeros(rows.shape[1] * outputs)
-    floor = value_and_gradient(start)[0]
-    goal = math.sqrt(4 * decay * floor * min(tol, 1.0)) / 10
-    for _ in range(3):  # the objective may end far below that of 0, which set the first goal
-        found = minimize(
-            value_and_gradient, start, jac=True, hessp=curvature, method="trust-ncg", options={"gtol": goal, "maxiter": MAX_STEPS}
-        )
-        start, reached = found.x, max(float(found.fun), 0.0)
-        if 4 * decay * reached * tol >= float(found.jac @ found.jac):
+    b = torch.zeros(rows.shape[1], y.shape[1], dtype=rows.dtype, device=rows.device)
+    reached, slope = value(b), gradient(b)
+    first = float(slope.norm())
+    for _ in range(MAX_STEPS):
+        norm, goal = float(slope.norm()), (4 * decay * reached * tol) ** 0.5 / 10  # a tenth: the bound is recomputed from the images
+        if norm <= goal:
             break
-        goal = math.sqrt(4 * decay * reached * tol) / 10
-    beta = (basis @ matrix(found.x)).T.reshape(-1, *problem.x.shape[1:])
+        f = rows @ b
+        diagonal = _mean_curvature(problem, f) * moments + 2 * decay
+        step = _newton_step(partial(hessian, f), slope, diagonal, max(min(0.1, (norm / first) ** 0.5), goal / (2 * norm)))
+        found = _line_search(value, gradient, b, step, reached, slope)
+        if found is None:
+            break
+        b, reached, slope = found
+    beta = (basis @ b).T.reshape(-1, *problem.x.shape[1:])
     return Solution(beta, problem.objective(beta), _dual_value(problem, beta), "Newton")
 
 
-def _coordinates(x: Float[Tensor, "N CD"]) -> tuple[Float[Tensor, "CD m"], Float[Tensor, "N m"]]:
-    """An orthonormal basis of a space that contains all images, and the images in it."""
+def _principal_axes(x: Float[Tensor, "N CD"]) -> tuple[Float[Tensor, "CD m"], Float[Tensor, "N m"], Float[Tensor, "m 1"]]:
+    """Orthonormal axes of a space that contains all images, the images in them, and their second moments along them."""
     if len(x) >= x.shape[1]:
-        return torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x
+        moments, axes = torch.linalg.eigh(x.T @ x / len(x))
+        return axes, x @ axes, moments.clamp(min=0)[:, None]
     basis, triangle = torch.linalg.qr(x.T)
-    return basis, triangle.T
+    moments, axes = torch.linalg.eigh(triangle @ triangle.T / len(x))
+    return basis @ axes, triangle.T @ axes, moments.clamp(min=0)[:, None]
+
+
+def _mean_curvature(problem: Problem, f: Float[Tensor, "N K"]) -> float:
+    """The mean over images and outputs of the second derivatives of ℓ."""
+    units = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+    traces = [float(problem.loss.curvature(f, problem.y, unit.expand_as(f))[:, k].sum()) for k, unit in enumerate(units)]
+    return sum(traces) / f.numel()
+
+
+def _newton_step(
+    hessian: Callable[[Tensor], Tensor], slope: Float[Tensor, "m K"], diagonal: Float[Tensor, "m 1"], accuracy: float
+) -> Float[Tensor, "m K"]:
+    """d with ‖H d + slope‖ ≤ accuracy · ‖slope‖, by conjugate gradients; any of its iterates is a direction of descent."""
+    step, rest = torch.zeros_like(slope), -slope
+    goal = accuracy * float(slope.norm())
+    scaled = rest / diagonal
+    direction, energy = scaled, float((rest * scaled).sum())
+    for _ in range(MAX_INNER):
+        bent = hessian(direction)
+        length = energy / float((direction * bent).sum())
+        step, rest = step + length * direction, rest - length * bent
+        if float(rest.norm()) <= goal:
+            break
+        scaled = rest / diagonal
+        previous, energy = energy, float((rest * scaled).sum())
+        direction = scaled + energy / previous * direction
+    return step
+
+
+def _line_search(
+    value: Callable[[Tensor], float], gradient: Callable[[Tensor], Tensor], b: Tensor, step: Tensor, reached: float, slope: Tensor
+) -> tuple[Tensor, float, Tensor] | None:
+    """The first of the steps 1, ½, ¼, … that lowers the objective enough or, within its rounding, the gradient; None if none does."""
+    descent, noise = float((slope * step).sum()), 8 * torch.finfo(b.dtype).eps * reached
+    for halvings in range(40):
+        length = 0.5**halvings
+        trial = b + length * step
+        found = value(trial)
+        if found <= reached + ARMIJO * length * descent:
+            return trial, found, gradient(trial)
+        if found <= reached + noise:
+            turned = gradient(trial)
+            return (trial, found, turned) if float(turned.norm()) <= float(slope.norm()) / 2 else None
+    return None
 
 
 def _dual_value(problem: Problem, beta: Float[Tensor, "K C *grid"]) -> float:

@@ -1,0 +1,137 @@
+r"""General data at depth ≥ 3: the best local solution that a portfolio of descents finds.
+
+The problem is not convex, and every block at 0 is a strict local minimum along itself.  Which components survive is what local
+minima differ in, and no one method finds the best set everywhere.  Here each family of methods makes proposals, cheaply, from
+spectral and from random starts; the best are then improved by dropping, adding and exchanging components, with all others
+optimised anew, and made stationary by Newton's method.  Nothing is proved: for a lower bound see `linconv.solvers.relaxation`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from linconv.solvers.descents import Frequencies, continuation, cut_rank, proximal_gradient, reweighting
+from linconv.solvers.exchange import ALIKE, exchange
+from linconv.solvers.monitor import Monitor
+from linconv.solvers.networks import blocks_of, descend_networks, newton, prune, random_networks, stationarity, train_networks
+from linconv.solvers.nuclear import solve_nuclear
+from linconv.solvers.problem import Problem, Solution
+from linconv.solvers.ridge import ridge
+from linconv.solvers.smooth import smooth
+
+METHOD = "portfolio"
+SEED = 0
+FEW, MANY, MANY_STEPS = 4, 16, 600  # random networks in large and in small problems, and steps of the latter
+RANDOM_TOL = 1e-5
+STEPS = 120  # of a member: enough to choose the components, which is all that matters before the improvement
+CONVEX_TOL, CONVEX_STEPS = 1e-4, 500
+SMALL, MEDIUM = 500, 8_000  # numbers in the blocks up to which overhead is most of the time, and up to which many descents are bearable
+# Proposals that are improved, and rounds of exchanges, in small, medium and large problems.
+EFFORTS = [(3, 20), (2, 8), (1, 3)]
+POLISH_STEPS, POLISH_ROUNDS = 1_000, 10
+STATIONARY = 1e-10
+ROUNDING = 1e-14
+
+
+def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence[Float[Tensor, "K C *grid"]] = ()) -> Solution:
+    """The best of all members, made stationary; `members` has the objective that each of them reached.
+
+    For depth ≥ 3.  `starts`, further predictors to descend from; `lower_bound` is −∞.  `monitor` is called after every member with
+    the best solution so far; where it returns False, that is returned.  Random starts come from a generator with a fixed seed.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, y = torch.randn(40, 2, 3, 3, dtype=torch.float64, generator=g), torch.randn(40, 2, dtype=torch.float64, generator=g)
+    >>> found = portfolio(Problem(x, y, 3, 0.01))
+    >>> found.objective <= min(found.members.values()) * (1 + 1e-12)
+    True
+    """
+    monitor = Monitor() if monitor is None else monitor
+    space = Frequencies(problem)
+    best = torch.zeros_like(space.restrict(problem.cross_moment))
+    value = float(space.objective(best[None])[0])
+    members: dict[str, float] = {}
+    for name, blocks in _members(space, starts):
+        values = space.objective(blocks)
+        reached = float(values.min())
+        members[name] = min(members.get(name, math.inf), reached)
+        # Of equals the later: Newton's method makes stationary what it found.
+        if reached <= value * (1 + ROUNDING):
+            best, value = blocks[int(values.argmin())], reached
+        if monitor.attentive and not monitor(_solution(space, best, members)):
+            break
+    return _solution(space, best, members)
+
+
+def _solution(space: Frequencies, blocks: Complex[Tensor, "I K C"], members: dict[str, float]) -> Solution:
+    beta = space.problem.predictor(space.extend(blocks))
+    return Solution(beta, space.problem.objective(beta), -math.inf, METHOD, dict(members))
+
+
+def _members(space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]]) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
+    """Each member's name with what it found, one after the other; the last ones improve on the first."""
+    pool: list[Complex[Tensor, "S I K C"]] = []
+    for name, blocks in _proposals(space, starts):
+        pool.append(blocks)
+        yield name, blocks
+    proposals = torch.cat(pool)
+    number, rounds = EFFORTS[sum(proposals[0].numel() > limit for limit in (SMALL, MEDIUM))]
+    improved: list[tuple[Complex[Tensor, "I K C"], float]] = []
+    for blocks in _distinct(space, proposals, number):
+        improved.append(exchange(space, blocks, rounds, [value for _, value in improved]))
+        yield "exchange", improved[-1][0][None]
+    yield "Newton", polish(space, min(improved, key=lambda found: found[1])[0])[None]
+
+
+def _proposals(space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]]) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
+    problem = space.problem
+    rank = problem.max_rank
+    convex_problem = replace(problem, depth=2, max_rank=None)
+    flat = replace(problem, depth=1, max_rank=None)
+    linear = ridge(flat) if problem.quadratic else smooth(flat, CONVEX_TOL)
+    weights = torch.full_like(problem.weights, convex_problem.mu)
+    convex = solve_nuclear(convex_problem, weights, CONVEX_TOL, max_steps=CONVEX_STEPS)[0]
+    spectral = [space.restrict(blocks) for blocks in (problem.blocks(linear.predictor), convex, *map(problem.blocks, starts))]
+    several = torch.stack([*spectral, torch.zeros_like(spectral[0])])
+    sparse = spectral[1][None]
+    yield "proximal gradient", proximal_gradient(space, cut_rank(several, rank), STEPS)
+    yield "continuation", continuation(space, sparse, STEPS // 3)
+    yield "reweighting", reweighting(space, sparse, STEPS // 20)
+    # Penalised by a sum of σ, not of σ^p, the convex optimum is too small: also twice it.
+    yield "networks, spectral starts", descend_networks(space, torch.stack([*spectral, 2 * spectral[1]]), STEPS)
+    yield "networks, random starts", _random_networks(space)
+
+
+def _random_networks(space: Frequencies) -> Complex[Tensor, "S I K C"]:
+    """Where networks with standard normal weights at every frequency end; small problems can have many, and to the end."""
+    few = space.problem.cross_moment.numel() > SMALL
+    number, steps = (FEW, STEPS) if few else (MANY, MANY_STEPS)
+    nets = random_networks(space, number, torch.Generator().manual_seed(SEED))
+    return prune(blocks_of(space, train_networks(space, nets, steps, RANDOM_TOL)))
+
+
+def _distinct(space: Frequencies, blocks: Complex[Tensor, "S I K C"], number: int) -> list[Complex[Tensor, "I K C"]]:
+    """The best `number` of the proposals whose objectives differ, each descended further."""
+    values = space.objective(blocks)
+    chosen: list[int] = []
+    for index in values.argsort().tolist():
+        if len(chosen) < number and all(abs(float(values[index] - values[other])) > ALIKE * float(values[other]) for other in chosen):
+            chosen.append(index)
+    return list(descend_networks(space, blocks[chosen], STEPS))
+
+
+def polish(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[Tensor, "I K C"]:
+    """A stationary point at or below the blocks: L-BFGS, until components that die are gone, then Newton's method."""
+    for _ in range(POLISH_ROUNDS):
+        blocks = descend_networks(space, blocks[None], POLISH_STEPS, STATIONARY)[0]
+        exact = newton(space, blocks)
+        before, after = space.objective(torch.stack([blocks, exact])).tolist()
+        # A saddle point, to which Newton's method goes as well, may lie above.
+        if after <= before * (1 + ROUNDING):
+            blocks = exact
+        if stationarity(space, blocks) <= STATIONARY:
+            break
+    return blocks

@@ -1,0 +1,118 @@
+"""Ends before the goal: a time limit, a callback that says stop, an interrupt. What is returned is a bracket all the same."""
+
+import time
+
+import pytest
+import torch
+
+from linconv import fit
+from linconv.solvers import monitor as monitor_module
+from linconv.solvers.monitor import Monitor
+from linconv.solvers.problem import Solution
+
+F64 = torch.float64
+
+
+def problem(seed=0, samples=60, outputs=2, grid=(4, 4)):
+    """Images with a spectrum over two decades, on which depth 2 takes hundreds of steps to a small gap."""
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.randn(samples, 2, *grid, dtype=F64, generator=g)
+    axes = [torch.fft.fftfreq(n, 1 / n, dtype=F64) ** 2 for n in grid]
+    decay = 1 + torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
+    x = torch.fft.ifftn(torch.fft.fftn(noise, dim=(2, 3)) / decay, dim=(2, 3)).real
+    return x, torch.randn(samples, outputs, dtype=F64, generator=g)
+
+
+def targets(y, loss):
+    return torch.softmax(3 * y, 1) if loss == "cross-entropy" else y
+
+
+class Clock:
+    """Moves on by one second every time it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+CASES = [(2, "squared"), (2, "cross-entropy"), (3, "squared"), (4, "squared"), (3, "cross-entropy")]
+
+
+@pytest.mark.parametrize(("depth", "loss"), CASES)
+@pytest.mark.parametrize("calls", [1, 2, 4])
+def test_a_callback_ends_with_a_true_bracket(depth, loss, calls):
+    x, y = problem()
+    y = targets(y, loss)
+    seen = []
+
+    def stop(solution):
+        seen.append(solution)
+        return len(seen) < calls
+
+    best = fit(x, y, depth=depth, weight_decay=0.003, loss=loss, tol=1e-9)
+    early = fit(x, y, depth=depth, weight_decay=0.003, loss=loss, tol=1e-9, on_progress=stop)
+    assert len(seen) == calls
+    assert all(isinstance(found, Solution) for found in seen)
+    for found in [*seen, early]:
+        assert found.lower_bound <= best.objective * (1 + 1e-12)
+        assert found.objective >= best.lower_bound * (1 - 1e-12)
+    assert early.objective <= seen[-1].objective * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("depth", "loss"), CASES)
+@pytest.mark.parametrize("limit", [0.5, 3.5])
+def test_a_short_time_limit_returns_a_true_bracket(depth, loss, limit, monkeypatch):
+    x, y = problem()
+    y = targets(y, loss)
+    best = fit(x, y, depth=depth, weight_decay=0.003, loss=loss)
+    monkeypatch.setattr(monitor_module, "time", Clock())
+    early = fit(x, y, depth=depth, weight_decay=0.003, loss=loss, tol=1e-12, time_limit=limit)
+    assert early.lower_bound <= best.objective * (1 + 1e-12)
+    assert early.objective >= best.lower_bound * (1 - 1e-12)
+    assert torch.isfinite(early.predictor).all()
+
+
+@pytest.mark.parametrize(("depth", "loss"), CASES)
+def test_watching_changes_nothing(depth, loss, monkeypatch):
+    x, y = problem()
+    y = targets(y, loss)
+    alone = fit(x, y, depth=depth, weight_decay=0.003, loss=loss)
+    watched = fit(x, y, depth=depth, weight_decay=0.003, loss=loss, time_limit=1e6, on_progress=lambda solution: None)
+    assert torch.equal(alone.predictor, watched.predictor)
+    assert (alone.objective, alone.lower_bound) == (watched.objective, watched.lower_bound)
+
+    def forbidden():
+        raise AssertionError("the clock was read without a time limit")
+
+    monkeypatch.setattr(time, "monotonic", forbidden)
+    assert fit(x, y, depth=depth, weight_decay=0.003, loss=loss).objective == alone.objective
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_an_interrupt_propagates(depth):
+    x, y = problem()
+
+    def interrupt(solution):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(x, y, depth=depth, weight_decay=0.003, on_progress=interrupt)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf"), "soon"])
+def test_bad_limits_are_named(limit):
+    x, y = problem()
+    with pytest.raises((ValueError, TypeError), match=r"^time_limit: expected .* got "):
+        fit(x, y, depth=2, weight_decay=0.1, time_limit=limit)
+
+
+def test_a_monitor_remembers_that_it_was_stopped():
+    answers = iter([True, False, True])
+    monitor = Monitor(on_progress=lambda solution: next(answers))
+    nothing = Solution(torch.zeros(1, 1, 1, dtype=F64), 0.0, 0.0, "zero")
+    assert [monitor(nothing), monitor.late(), monitor(nothing), monitor.late()] == [True, False, False, True]
+    assert monitor.attentive
+    assert not Monitor().attentive

@@ -1,0 +1,123 @@
+"""Linear CNNs with one convolution, global average pooling and a fixed head, trained by torch; images for them."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linconv import images
+from linconv.claims import UsageError
+from linconv.patches import PatchSpectrum, patch_spectrum
+
+
+class Data(NamedTuple):
+    """Images, how patches are cut from them, and their patch spectrum."""
+
+    x: Float[Tensor, "N C H W"]
+    stride: int
+    spectrum: PatchSpectrum
+
+    def moment(self) -> Float[Tensor, "P P"]:
+        """A in the basis of the components."""
+        u = self.spectrum.components
+        return u @ self.spectrum.mean_patch_covariance @ u.T
+
+    def spread(self) -> Float[Tensor, " P"]:
+        """J·A_ii/λ_i² in the basis of components: 1 where the patches of an image are uncorrelated."""
+        lambdas = self.spectrum.lambdas
+        kept = lambdas > 0
+        return self.spectrum.patches_per_image * self.moment().diagonal()[kept] / lambdas[kept].square()
+
+
+def load(data: str, samples: int, side: int, kernel: int, generator: torch.Generator) -> tuple[Data, Data, Float[Tensor, " N"]]:
+    """Natural images with every patch of them; a bag of their tiles, shuffled over all images; labels of mean 0, variance 1."""
+    try:
+        loaded = images.load(data, samples=samples, grid=(side, side), generator=generator)
+        x = loaded.images
+        natural = Data(x, 1, patch_spectrum(x, kernel))
+        bag = shuffled_tiles(x, kernel, generator)
+        tiles = Data(bag, kernel, patch_spectrum(bag, kernel, stride=kernel))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    labels = loaded.labels.to(torch.float64)
+    if len(labels.unique()) < 2:
+        raise UsageError(f"data: expected at least two classes, {data} has only {loaded.classes[0]!r}")
+    labels = labels - labels.mean()
+    return natural, tiles, labels / labels.square().mean().sqrt()
+
+
+def shuffled_tiles(x: Float[Tensor, "N C H W"], side: int, generator: torch.Generator) -> Float[Tensor, "N C h w"]:
+    """Images made of tiles drawn from all images without replacement: patches at this stride are uncorrelated within an image."""
+    tiles = x.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)
+    n, rows, columns, channels = tiles.shape[:4]
+    mixed = tiles.flatten(0, 2)[torch.randperm(n * rows * columns, generator=generator)]
+    return mixed.reshape(n, rows, columns, channels, side, side).permute(0, 3, 1, 4, 2, 5).reshape(n, channels, rows * side, columns * side)
+
+
+class PooledNetwork(nn.Module):
+    """torch's convolution of patches less their mean, global average pooling, and a head that is not trained."""
+
+    def __init__(self, data: Data, filters: Float[Tensor, "K C k k"], head: Float[Tensor, "M K"]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(filters.shape[1], len(filters), filters.shape[2], stride=data.stride, bias=False, dtype=filters.dtype)
+        self.conv.weight.data.copy_(filters)
+        self.mean, self.head = data.spectrum.mean, head
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N M"]:
+        pooled = nn.functional.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)
+        return (pooled - self.conv.weight.flatten(1) @ self.mean) @ self.head.T
+
+
+@torch.enable_grad()
+def descend(
+    data: Data,
+    x: Float[Tensor, "N C H W"],
+    targets: Float[Tensor, "N M"],
+    filters: Float[Tensor, "K C k k"],
+    head: Float[Tensor, "M K"],
+    step_size: float,
+    steps: int,
+) -> Float[Tensor, "K C k k"]:
+    """The filters after torch's plain gradient descent on (1/N) Σ ‖y − f‖²."""
+    net = PooledNetwork(data, filters, head)
+    rule = torch.optim.SGD([net.conv.weight], lr=step_size)
+    for _ in range(steps):
+        rule.zero_grad()
+        ((net(x) - targets).square().sum() / len(x)).backward()
+        rule.step()
+    return net.conv.weight.detach()
+
+
+def pooled_patches(data: Data) -> Float[Tensor, "N P"]:
+    """What the pooled convolution sees, from torch's own unfolding: the mean patch of each image less that of all."""
+    patches = nn.functional.unfold(data.x, data.spectrum.windows.kernel, stride=data.stride)
+    return patches.mean(-1) - data.spectrum.mean
+
+
+@torch.enable_grad()
+def descend_pooled(
+    patches: Float[Tensor, "N P"],
+    targets: Float[Tensor, "N M"],
+    filters: Float[Tensor, "K P"],
+    head: Float[Tensor, "M K"],
+    step_size: float,
+    steps: int,
+    *,
+    both: bool,
+) -> tuple[Float[Tensor, "M K"], Float[Tensor, "K P"]]:
+    """Head and filters after torch's gradient descent on mean patches, on the filters alone or on both layers at once."""
+    v, w = head.clone().requires_grad_(both), filters.clone().requires_grad_()
+    rule = torch.optim.SGD([v, w] if both else [w], lr=step_size)
+    for _ in range(steps):
+        rule.zero_grad()
+        ((patches @ w.T @ v.T - targets).square().sum() / len(patches)).backward()
+        rule.step()
+    return v.detach(), w.detach()
+
+
+def chi_spread(degrees: int) -> float:
+    """Standard deviation over mean of the root of a χ² variable: √(π/2 − 1) for one degree of freedom, 1/√(2M) for many."""
+    mean_squared = 2 * math.exp(2 * (math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)))
+    return math.sqrt(degrees / mean_squared - 1)
