@@ -64,7 +64,7 @@ class CrossEntropy:
 
     def gradient(self, f: Float[Tensor, "N K"], y: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         q, others = _probabilities(f)
-        return q * _sums_of_others(y) - y * others
+        return q * (y.sum(1, keepdim=True) - y) - y * others
 
     def curvature(self, f: Float[Tensor, "N K"], y: Float[Tensor, "N K"], d: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         q, _ = _probabilities(f)
@@ -131,13 +131,6 @@ def _largest(f: Float[Tensor, "N K"]) -> Tensor:
     return torch.arange(f.shape[1], device=f.device) == f.argmax(1, keepdim=True)
 
 
-def _sums_of_others(q: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Σ_{j≠k} q_j for q ≥ 0, exact to rounding where the others of the largest entry are small."""
-    largest = _largest(q)
-    rest = torch.where(largest, 0.0, q).sum(1, keepdim=True)
-    return torch.where(largest, rest, q.sum(1, keepdim=True) - q)
-
-
 def _below_largest(f: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
     """m − f ≥ 0 for the largest output m of each row, e^{f − m}, and its sum over all but that one."""
     # By index and not by amax, whose derivative is shared among equal outputs: the largest power, 1, belongs to one of them.
@@ -164,6 +157,6 @@ def loss_of(name: LossName) -> Loss:
     0.0
     """
     losses: dict[str, Loss] = {"squared": SQUARED, "cross-entropy": CrossEntropy(), "logistic": Logistic()}
-    if name not in losses:
+    if not isinstance(name, str) or name not in losses:
         raise ValueError(f"loss: expected one of {', '.join(map(repr, losses))}, got {name!r}")
     return losses[name]

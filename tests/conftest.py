@@ -1,5 +1,6 @@
 """Shape annotations are checked at run time in tests, and Hypothesis runs the same examples everywhere."""
 
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -33,6 +34,16 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[None]:
+    """A portfolio of little effort, for laws that hold of any solution however good it is; how good it is, test_portfolio tells."""
+    module = importlib.import_module("linconv.solvers.portfolio")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"EFFORTS": [(1, 1)] * 3, "MANY": 2, "MANY_STEPS": 60, "STEPS": 60}.items():
+            patch.setattr(module, name, value)
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -188,6 +188,27 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path):
     assert torch.equal(resumed.predictor, whole.predictor)
 
 
+def test_a_node_that_fails_stays_open(tmp_path, monkeypatch):
+    """A tree saved without it would prove what nobody has shown."""
+    problem, file = problem_of(**HARD), tmp_path / "tree.npz"
+
+    def fail(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("linconv.solvers.branch.solve", fail)
+        with pytest.raises(MemoryError):
+            solve(problem, max_nodes=4, checkpoint=file)
+    resumed, whole = solve(problem, max_nodes=4, checkpoint=file), solve(problem, max_nodes=4)
+    assert (resumed.objective, resumed.lower_bound, resumed.nodes) == (whole.objective, whole.lower_bound, whole.nodes)
+
+
+def test_an_empty_file_is_no_checkpoint(tmp_path):
+    (tmp_path / "tree.npz").touch()
+    with pytest.raises(ValueError, match=r"^checkpoint: expected a file that branch and bound has written"):
+        solve(problem_of(**HARD), max_nodes=1, checkpoint=tmp_path / "tree.npz")
+
+
 def test_a_tree_is_read_as_it_was_written(tmp_path):
     problem = problem_of(**HARD)
     tree = Tree(problem, *start_of(problem), 1e-8)

@@ -8,6 +8,7 @@ import torch
 
 from linconv.solvers import fit, fit_path
 
+pytestmark = pytest.mark.usefixtures("hasty")
 F64 = torch.float64
 package = importlib.import_module("linconv.solvers")
 
@@ -56,7 +57,7 @@ def test_a_path_is_fit_for_each_decay_in_the_order_given(n, depth, loss):
 @pytest.mark.parametrize("loss", ["squared", "cross-entropy"])
 def test_a_path_at_depth_three_has_a_valid_bracket_at_every_decay(loss):
     x = natural(12, 2, (2, 2))
-    y, decays = targets(x, loss), [0.02, 0.2]
+    y, decays = targets(x, loss), [0.02, 0.2] if loss == "squared" else [0.2]
     for decay, solution in zip(decays, fit_path(x, y, depth=3, weight_decays=decays, loss=loss), strict=True):
         alone = fit(x, y, depth=3, weight_decay=decay, loss=loss)
         assert max(alone.lower_bound, solution.lower_bound) <= min(alone.objective, solution.objective) * (1 + 1e-12)

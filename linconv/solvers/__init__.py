@@ -3,7 +3,9 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -18,9 +20,12 @@ from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.reduction import certify, reduce, squared_residual
 from linconv.solvers.ridge import ridge, ridge_path
 from linconv.solvers.smooth import smooth
+from linconv.symbols import one_thread
 from linconv.validation import validate_number, validate_size, validate_tensor
 
 __all__ = ["Solution", "fit", "fit_path"]
+
+SMALL = 2**20  # numbers in the data up to which a second thread costs more than it saves, ten times more on a busy machine
 
 
 def fit(
@@ -52,8 +57,10 @@ def fit(
     tree: a search that was interrupted goes on from it.
 
     After `time_limit` seconds, or where `on_progress`, called now and then with the `Solution` so far, returns False, the
-    bracket found so far is returned.  Without a limit results do not depend on time.  `weight_decay` may be 0 for squared
-    error and wide networks: elsewhere there need be no minimum.
+    bracket found so far is returned.  Both are looked at between steps at depth 2 and between the members of the portfolio
+    and the nodes beyond (at 32×32 a member takes seconds); depth 1 and decoupled data are solved in one go.  Without a
+    limit results do not depend on time.  `weight_decay` may be 0 for squared error and wide networks: elsewhere there need
+    be no minimum.
 
     All is computed in float64; for float32 data the predictor is rounded at the end, and `objective` is that before rounding.
     Squared error of more than C·D images is reduced to that of C·D rows in one pass, so that memory beyond x does not grow with N.
@@ -69,9 +76,15 @@ def fit(
     limit = None if time_limit is None else validate_number("time_limit", time_limit, positive=True)
     problem = _problem(x, y, depth, weight_decay, loss, hidden_channels)
     tol = validate_number("tol", tol, positive=True)
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress: expected a function of a Solution, got {on_progress!r}")
     nodes: int | float = 0 if max_nodes == 0 else validate_size("max_nodes", max_nodes)
     nodes = math.inf if nodes == 0 and limit is not None else nodes
-    return _finish(_solve(problem, tol, None, Monitor(limit, on_progress), nodes, checkpoint), problem, x, y)
+    if checkpoint is not None:
+        _validate_checkpoint(checkpoint, nodes)
+    with one_thread() if problem.x.numel() <= SMALL else nullcontext():
+        found = _solve(problem, tol, None, Monitor(limit, on_progress), nodes, checkpoint)
+    return _finish(found, problem, x, y)
 
 
 def fit_path(
@@ -100,10 +113,22 @@ def fit_path(
     solutions: dict[int, Solution] = {}
     start = None
     for i in sorted(range(len(decays)), key=lambda i: -decays[i]):
-        found = _solve(problems[i], tol, start, Monitor())
+        with one_thread() if problem.x.numel() <= SMALL else nullcontext():
+            found = _solve(problems[i], tol, start, Monitor())
         solutions[i] = _finish(found, problems[i], x, y)
         start = found.predictor
     return [solutions[i] for i in range(len(decays))]
+
+
+def _validate_checkpoint(checkpoint: str | os.PathLike[str], nodes: int | float) -> None:
+    """Before any work: a file that could not be written in the end would lose it."""
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint: expected the path of a file, got {checkpoint!r}")
+    if nodes == 0:
+        raise ValueError(f"checkpoint: expected max_nodes or time_limit with it, got neither; {checkpoint} would stay unused")
+    folder = Path(checkpoint).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"checkpoint: expected a file in a folder that can be written, got {checkpoint}; make {folder} first")
 
 
 def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossName, hidden_channels: int | None) -> Problem:
@@ -122,11 +147,14 @@ def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossNa
             raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
     decay, ell = validate_number("weight_decay", weight_decay), loss_of(loss)
+    if decay > 1e100 or 0 < decay < 1e-100:
+        raise ValueError(f"weight_decay: expected 0 or a number between 1e-100 and 1e100, got {decay:.1e}; change the units of the data")
     ell.validate(y)
     width = None if hidden_channels is None else validate_size("hidden_channels", hidden_channels)
     rank = None if width is None or depth == 1 or width >= min(x.shape[1], y.shape[1]) else width
     x, y, constant = x.detach(), y.detach().to(torch.float64), 0.0
-    if depth > 1 and isinstance(ell, SquaredError) and len(x) > x[0].numel():  # one linear solve would not earn the reduction
+    # One linear solve would not earn the reduction.
+    if (depth > 1 or decay == 0) and isinstance(ell, SquaredError) and len(x) > x[0].numel():
         x, y, constant = reduce(x, y)
     return _checked_decay(Problem(x.to(torch.float64), y, depth, decay, rank, ell, constant))
 

@@ -29,7 +29,7 @@ from linconv.solvers.cells import Cell
 from linconv.solvers.monitor import Monitor
 from linconv.solvers.orbits import Blocks, Orbits, minorant, orbits_of
 from linconv.solvers.problem import Problem, Solution
-from linconv.solvers.relaxation import Bound, Region, clip, root_region, solve, tightened, wanted
+from linconv.solvers.relaxation import PATIENT, Bound, Region, clip, root_region, solve, tightened, wanted
 
 NODE_STEPS = 200
 DESCENT_STEPS = 2000
@@ -52,14 +52,14 @@ class Node:
 class Tree:
     """The nodes that are open, the best predictor, and the least bound of what was closed because it was good enough."""
 
-    def __init__(self, problem: Problem, blocks: Complex[Tensor, "F K C"], value: float, tol: float):
-        self.problem, self.blocks, self.value, self.tol = problem, blocks, value, tol
+    def __init__(self, problem: Problem, blocks: Complex[Tensor, "F K C"], value: float, tol: float, monitor: Monitor = PATIENT):
+        self.problem, self.blocks, self.value, self.tol, self.monitor = problem, blocks, value, tol, monitor
         self.closed, self.nodes, self.count = math.inf, 0, 0
         self.open: list[tuple[float, int, Node]] = []
 
     def plant(self) -> None:
         """The root."""
-        region, lower = root_region(self.problem, self.value, self.goal)
+        region, lower = root_region(self.problem, self.value, self.goal, self.monitor)
         self.orbits = orbits_of(self.problem) if region is None else region.orbits
         if region is None:
             self.closed = lower
@@ -98,13 +98,10 @@ class Tree:
             self.blocks, self.value = near, value
 
     def grow(self) -> None:
-        """Split the node of the least bound."""
-        node = heapq.heappop(self.open)[2]
-        try:
-            children = list(self.children(node))
-        except KeyboardInterrupt:  # the node goes back, so that what is saved then is whole
-            self.push(node)
-            raise
+        """Split the node of the least bound; it stays open until its children are there, whatever interrupts or fails before."""
+        node = self.open[0][2]
+        children = list(self.children(node))
+        heapq.heappop(self.open)
         self.nodes += 1
         for child in children:
             self.push(child)
@@ -126,9 +123,10 @@ class Tree:
         """The node with its own bound, cell and s; None if no better predictor is in it."""
         region = self.region(node)
         for _ in range(2):
-            bound = solve(self.orbits, region.penalty, region.cell, self.metric, region.bound.blocks, self.goal, NODE_STEPS)
+            start, metric = region.bound.blocks, self.metric
+            bound = solve(self.orbits, region.penalty, region.cell, metric, start, self.goal, NODE_STEPS, self.monitor)
             region = replace(region, bound=bound)
-            if bound.value >= self.goal:
+            if bound.value >= self.goal or self.monitor.late():
                 break
             alive = region.cell.high[:, 0] > 0
             smaller = tightened(region, self.value)
@@ -170,7 +168,7 @@ def branch_and_bound(
 
     Raises `ValueError` where the file is no checkpoint, or that of another problem.
     """
-    tree = Tree(problem, blocks, value, tol)
+    tree = Tree(problem, blocks, value, tol, monitor)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         load(tree, path)
@@ -268,7 +266,7 @@ def load(tree: Tree, path: Path) -> None:
             arrays = dict(file)
         header = json.loads(arrays["header"].tobytes())
         known = header["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"checkpoint: expected a file that branch and bound has written, got {path}: {error}; name another file"
         ) from error

@@ -32,6 +32,8 @@ def exchange(
         if any(abs(value - other) <= ALIKE * other for other in known):
             break
         moved = torch.cat([drops(space, blocks), additions(space, blocks)])
+        if not len(moved):  # nothing to drop, and nothing that the gradient could add
+            break
         best, reached, gains = _race(space, moved, value)
         if bool((gains > BETTER * value).any()):
             # All that helped at once, which often helps more than the best alone.

@@ -37,7 +37,7 @@ def nonconvex(
         lower = solve_nuclear(problem, torch.full_like(problem.weights, problem.mu), tol)[1]
         return replace(found, lower_bound=max(lower, first))
     if max_nodes == 0 or not problem.quadratic:
-        lower = root_bound(problem, found.objective, found.objective * (1 - tol))[1]
+        lower = root_bound(problem, found.objective, found.objective * (1 - tol), monitor)[1]
         return replace(found, lower_bound=max(lower, first))
     blocks = problem.blocks(found.predictor)
     ended = branch_and_bound(problem, blocks, found.objective, tol=tol, max_nodes=max_nodes, monitor=monitor, checkpoint=checkpoint)

@@ -69,6 +69,7 @@ def _by_working_sets(
     frequencies = Frequencies(problem, mu)
     best, lower, upper, steps, going = blocks, -math.inf, math.inf, 0, True
     least, stale = math.inf, 0
+    splitting: Splitting | None = None
     chosen = torch.zeros(0, dtype=torch.int64, device=mu.device)
     others: list[Tensor] = []
     while True:
@@ -80,13 +81,15 @@ def _by_working_sets(
         if value < upper or reached:
             best, upper = blocks, value
         lower = max(lower, bound)
-        if reached or not going or steps >= max_steps or not proceed(best, upper, lower):
+        if reached or steps >= max_steps or not proceed(best, upper, lower):
             return best, lower
+        if not going:
+            break
         stale = 0 if value - bound < least / 2 else stale + 1
         least = min(least, value - bound)
         inside, pulled = frequencies.gather(blocks), frequencies.gather(pulled)
         wanted = _working_set(inside, torch.linalg.matrix_norm(pulled, ord=2) / frequencies.mu)
-        if not bool(torch.isin(wanted, chosen).all()):
+        if splitting is None or not bool(torch.isin(wanted, chosen).all()):
             chosen, stale = wanted, 0
             splitting = Splitting(frequencies.columns(chosen), problem.y, frequencies.mu[chosen], inside[chosen], pulled[chosen])
         goal = tol / 2 * value if len(chosen) == len(inside) else max(tol / 2 * value, LOOSE * (value - bound))
@@ -95,6 +98,11 @@ def _by_working_sets(
         steps, going = steps + made, going and stale < STALE
         _, *others = splitting.residuals()
         blocks = frequencies.scatter(torch.zeros_like(inside).index_copy(0, chosen, splitting.blocks))
+    if upper - lower <= ALONE * upper:  # rounding
+        return best, lower
+    # Where splitting stands still for another reason than rounding (nearly singular problems of few images), steps that always converge.
+    ended, bound = _by_gradients(problem, mu, tol, best, max_steps - steps, proceed)
+    return ended, max(lower, bound)
 
 
 def _working_set(blocks: Complex[Tensor, "P K C"], ratio: Float[Tensor, " P"]) -> Int64[Tensor, " w"]:

@@ -35,13 +35,14 @@ EFFORTS = [(3, 20), (2, 8), (1, 3)]
 POLISH_STEPS, POLISH_ROUNDS = 1_000, 10
 STATIONARY = 1e-10
 ROUNDING = 1e-14
+UNDERFLOW = 1e-150
 
 
 def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence[Float[Tensor, "K C *grid"]] = ()) -> Solution:
     """The best of all members, made stationary; `members` has the objective that each of them reached.
 
-    For depth ≥ 3.  `starts`, further predictors to descend from; `lower_bound` is −∞.  `monitor` is called after every member with
-    the best solution so far; where it returns False, that is returned.  Random starts come from a generator with a fixed seed.
+    For depth ≥ 3.  `starts`, further predictors to descend from; `lower_bound` is −∞.  `monitor` is called before the first and after every
+    member with the best solution so far; where it returns False, that is returned.  Random starts come from a generator with a fixed seed.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(40, 2, 3, 3, dtype=torch.float64, generator=g), torch.randn(40, 2, dtype=torch.float64, generator=g)
@@ -54,6 +55,8 @@ def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence
     best = torch.zeros_like(space.restrict(problem.cross_moment))
     value = float(space.objective(best[None])[0])
     members: dict[str, float] = {}
+    if monitor.attentive and not monitor(_solution(space, best, members)):
+        return _solution(space, best, members)
     for name, blocks in _members(space, starts):
         values = space.objective(blocks)
         reached = float(values.min())
@@ -68,6 +71,8 @@ def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence
 
 def _solution(space: Frequencies, blocks: Complex[Tensor, "I K C"], members: dict[str, float]) -> Solution:
     beta = space.problem.predictor(space.extend(blocks))
+    if float(beta.abs().max()) < UNDERFLOW:  # on its way to 0, and of no definite rank any more
+        beta = torch.zeros_like(beta)
     return Solution(beta, space.problem.objective(beta), -math.inf, METHOD, dict(members))
 
 

@@ -28,7 +28,8 @@ ROWS = 2**12  # images transformed at a time
 class Solution:
     """What a fit found and what it proved.
 
-    `predictor` `(K, C, *grid)`; `objective`, F at that predictor, recomputed from the data: an upper bound on the minimum;
+    `predictor` `(K, C, *grid)`; `objective`, F at that predictor (before it was rounded to single precision, where the data are),
+    recomputed from the data: an upper bound on the minimum;
     `lower_bound`, proved to be at or below the minimum; `method`, the solver's name; `members`, the objective that each
     member of a portfolio reached; `nodes`, those that branch and bound has split.
     """

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from linconv.solvers.cells import Cell, Envelope, Penalty, envelope, sublevel, tangents
+from linconv.solvers.monitor import Monitor
 from linconv.solvers.nuclear import solve_nuclear
 from linconv.solvers.orbits import EPS, Blocks, Orbits, minorant, orbits_of
 from linconv.solvers.problem import Problem
@@ -32,6 +33,7 @@ LEAST_SHARE = 0.02  # a step of s that is not worth the while
 CHECK_EVERY = 10
 PATIENCE = 5  # checks without progress
 PULLS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # how far to a least-squares point bounds are looked for that shrink the cell
+PATIENT = Monitor()
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,16 @@ def clip(blocks: Blocks, near: Blocks, far: Blocks) -> Blocks:
 
 
 def solve(
-    orbits: Orbits, penalty: Penalty, cell: Cell, metric: Float[np.ndarray, " O"], start: Blocks, upper: float, max_steps: int
+    orbits: Orbits,
+    penalty: Penalty,
+    cell: Cell,
+    metric: Float[np.ndarray, " O"],
+    start: Blocks,
+    upper: float,
+    max_steps: int,
+    monitor: Monitor = PATIENT,
 ) -> Bound:
-    """The best bound of accelerated proximal gradient steps on the relaxed problem, until it is `upper` or stands still."""
+    """The best bound of accelerated proximal gradient steps on the relaxed problem, until it is `upper`, stands still or time is up."""
     hull, metric = envelope(penalty, cell), np.maximum(metric - penalty.s[:, 0], 0.02 * metric)
     pull = None if cell.corner is None else tangents(penalty, cell)[0]
     blocks, ahead, momentum = start, start, 1.0
@@ -137,8 +146,10 @@ def solve(
         best = found if found.value > best.value else best
         peak = max(peak, found.value)
         history.append(peak)
-        if peak >= upper or (
-            peak > orbits.problem.constant and len(history) > PATIENCE and peak - history[-1 - PATIENCE] <= 0.01 * (upper - peak)
+        if (
+            monitor.late()
+            or peak >= upper
+            or (peak > orbits.problem.constant and len(history) > PATIENCE and peak - history[-1 - PATIENCE] <= 0.01 * (upper - peak))
         ):
             break
     return best
@@ -241,7 +252,7 @@ def wanted(region: Region) -> Float[np.ndarray, " O"]:
     return gain + 0.02 * max(float(gain.max(initial=0.0)), 1e-300)
 
 
-def root_region(problem: Problem, value: float, target: float = math.inf) -> tuple[Region | None, float]:
+def root_region(problem: Problem, value: float, target: float = math.inf, monitor: Monitor = PATIENT) -> tuple[Region | None, float]:
     r"""The region where F can be below `value`, F at a known predictor, and a lower bound on F; None where that is nowhere.
 
     Cells are tightened in turn with s, for which the bound is concave: steps to the s that is best for its derivative (Frank and Wolfe
@@ -265,7 +276,7 @@ def root_region(problem: Problem, value: float, target: float = math.inf) -> tup
             found = feasible(trial, start := nuclear_point(trial))
         region = replace(trial, bound=found) if found.value > lower else region
         share = share if found.value - lower > PROGRESS * (value - found.value) else share / 3
-        if region.bound.value >= enough or share < LEAST_SHARE:
+        if region.bound.value >= enough or share < LEAST_SHARE or monitor.late():
             break
         smaller = tightened(region, value, far_point(region))
         kept = np.zeros(0, dtype=bool) if smaller is None else smaller.cell.high[:, 0] > 0
@@ -288,12 +299,14 @@ def _restricted(region: Region, kept: Bool[np.ndarray, " O"]) -> Region:
     return Region(region.orbits.restrict(kept), region.cell.kept(kept), region.s[kept], bound)
 
 
-def root_bound(problem: Problem, value: float, target: float = math.inf) -> tuple[Complex[Tensor, "F K C"], float]:
+def root_bound(
+    problem: Problem, value: float, target: float = math.inf, monitor: Monitor = PATIENT
+) -> tuple[Complex[Tensor, "F K C"], float]:
     """Blocks near the minimiser of the relaxation, a start for descents, and a lower bound on F, given `value` = F at some predictor.
 
-    `target`: a bound that is good enough.  Deterministic, and bounded in work.
+    `target`: a bound that is good enough.  Deterministic, and bounded in work; `monitor` may end it sooner.
     """
-    region, lower = root_region(problem, value, target)
+    region, lower = root_region(problem, value, target, monitor)
     if region is None:
         return torch.zeros_like(problem.cross_moment), lower
     return region.orbits.predictor_blocks(region.bound.blocks), lower

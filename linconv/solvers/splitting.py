@@ -198,7 +198,8 @@ class Anderson:
             return self.image
         steps = torch.stack(self.changes).flatten(1).diff(dim=0)
         gram = steps @ steps.T
-        gram.diagonal().add_(1e-10 * gram.trace() + 1e-300)
+        # Where the map is a translation its changes differ by rounding alone, and their combination would be noise.
+        gram.diagonal().add_(1e-10 * gram.trace() + (1e-8 * size) ** 2 + 1e-300)
         weights = torch.linalg.solve(gram, steps @ change.flatten())
         moved = torch.stack(self.points).flatten(1).diff(dim=0)
         return self.image - (weights @ moved).reshape(point.shape)
