@@ -153,8 +153,8 @@ SQUARED = SquaredError()
 def loss_of(name: LossName) -> Loss:
     """The loss of that name; `ValueError` for another.
 
-    >>> loss_of("logistic").value(torch.tensor([[800.0]]), torch.tensor([[1.0]])).item()
-    0.0
+    >>> loss_of("logistic").value(torch.tensor([[800.0]]), torch.tensor([[0.5]])).item()
+    400.0
     """
     losses: dict[str, Loss] = {"squared": SQUARED, "cross-entropy": CrossEntropy(), "logistic": Logistic()}
     if not isinstance(name, str) or name not in losses:

@@ -80,8 +80,9 @@ def test_a_short_time_limit_returns_a_true_bracket(depth, loss, limit, monkeypat
 def test_watching_changes_nothing(depth, loss, monkeypatch):
     x, y = problem()
     y = targets(y, loss)
-    alone = fit(x, y, depth=depth, weight_decay=0.003, loss=loss)
-    watched = fit(x, y, depth=depth, weight_decay=0.003, loss=loss, time_limit=1e6, on_progress=lambda solution: None)
+    options = {"depth": depth, "weight_decay": 0.003, "loss": loss, "max_nodes": 2}  # a limit alone would search on until then
+    alone = fit(x, y, **options)
+    watched = fit(x, y, **options, time_limit=1e6, on_progress=lambda solution: None)
     assert torch.equal(alone.predictor, watched.predictor)
     assert (alone.objective, alone.lower_bound) == (watched.objective, watched.lower_bound)
 
@@ -89,7 +90,7 @@ def test_watching_changes_nothing(depth, loss, monkeypatch):
         raise AssertionError("the clock was read without a time limit")
 
     monkeypatch.setattr(time, "monotonic", forbidden)
-    assert fit(x, y, depth=depth, weight_decay=0.003, loss=loss).objective == alone.objective
+    assert fit(x, y, **options).objective == alone.objective
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -104,7 +105,7 @@ def test_an_interrupt_propagates(depth):
 
 
 @pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf"), "soon"])
-def test_bad_limits_are_named(limit):
+def test_bad_limits_are_named(unchecked, limit):
     x, y = problem()
     with pytest.raises((ValueError, TypeError), match=r"^time_limit: expected .* got "):
         fit(x, y, depth=2, weight_decay=0.1, time_limit=limit)

@@ -147,8 +147,8 @@ def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossNa
             raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
     decay, ell = validate_number("weight_decay", weight_decay), loss_of(loss)
-    if decay > 1e100 or 0 < decay < 1e-100:
-        raise ValueError(f"weight_decay: expected 0 or a number between 1e-100 and 1e100, got {decay:.1e}; change the units of the data")
+    if decay > 1e200 or 0 < decay < 1e-200:
+        raise ValueError(f"weight_decay: expected 0 or a number between 1e-200 and 1e200, got {decay:.1e}; change the units of the data")
     ell.validate(y)
     width = None if hidden_channels is None else validate_size("hidden_channels", hidden_channels)
     rank = None if width is None or depth == 1 or width >= min(x.shape[1], y.shape[1]) else width

@@ -13,6 +13,7 @@ residual gives a dual point, and with it a lower bound that needs no trust in th
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ def _by_working_sets(
     best, lower, upper, steps, going = blocks, -math.inf, math.inf, 0, True
     least, stale = math.inf, 0
     splitting: Splitting | None = None
+    halted = False
+
+    def ask(*bracket: Any) -> bool:
+        nonlocal halted
+        halted = not proceed(*bracket)
+        return not halted
+
     chosen = torch.zeros(0, dtype=torch.int64, device=mu.device)
     others: list[Tensor] = []
     while True:
@@ -81,7 +89,7 @@ def _by_working_sets(
         if value < upper or reached:
             best, upper = blocks, value
         lower = max(lower, bound)
-        if reached or steps >= max_steps or not proceed(best, upper, lower):
+        if reached or halted or steps >= max_steps or not ask(best, upper, lower):
             return best, lower
         if not going:
             break
@@ -94,7 +102,7 @@ def _by_working_sets(
             splitting = Splitting(frequencies.columns(chosen), problem.y, frequencies.mu[chosen], inside[chosen], pulled[chosen])
         goal = tol / 2 * value if len(chosen) == len(inside) else max(tol / 2 * value, LOOSE * (value - bound))
         alone = max(goal, ALONE / 2 * value)
-        made, going = splitting.run(goal, alone, max_steps - steps, partial(proceed, best, upper, lower))
+        made, going = splitting.run(goal, alone, max_steps - steps, partial(ask, best, upper, lower))
         steps, going = steps + made, going and stale < STALE
         _, *others = splitting.residuals()
         blocks = frequencies.scatter(torch.zeros_like(inside).index_copy(0, chosen, splitting.blocks))
