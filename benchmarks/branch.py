@@ -11,6 +11,7 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -59,7 +60,7 @@ def problem_of(case: Case) -> Problem:
     return Problem(x, y, case.depth, DECAY, constant=constant)
 
 
-def measure(case: Case, seconds: float) -> dict[str, object]:
+def measure(case: Case, seconds: float) -> dict[str, Any]:
     """The brackets of one case with the times at which they were had."""
     problem = problem_of(case)
     orbits = orbits_of(problem)
@@ -85,21 +86,21 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     return row | {"gap": final.objective - final.lower_bound, "nodes": final.nodes, "seconds": trace[-1][0], "trace": trace}
 
 
-def line(row: dict[str, object]) -> str:
+def line(row: dict[str, Any]) -> str:
     """A row of the table in docs/lower-bounds.md."""
     f, stake = row["F"], row["stake"]
-    parts = [f"{row[gap] / f:.1e} ({row[gap] / stake:.1e})" for gap in ("root gap", "gap")]  # type: ignore[operator]
+    parts = [f"{row[gap] / f:.1e} ({row[gap] / stake:.1e})" for gap in ("root gap", "gap")]
     return f"| {row['case']} | {f:.6f} | {parts[0]} | {row['root seconds']:.1f} | {parts[1]} | {row['nodes']} | {row['seconds']:.1f} |"
 
 
-def draw(rows: list[dict[str, object]], out: Path) -> None:
+def draw(rows: list[dict[str, Any]], out: Path) -> None:
     """The gap against time of all cases that branched."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    open_rows = [row for row in rows if len(row["trace"]) > 3]  # type: ignore[arg-type]
+    open_rows = [row for row in rows if len(row["trace"]) > 3]
     for i, row in enumerate(open_rows):
-        times, gaps = zip(*row["trace"], strict=True)  # type: ignore[misc]
+        times, gaps = zip(*row["trace"], strict=True)
         style = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-        relative = [max(gap / row["F"], 1e-12) for gap in gaps]  # type: ignore[operator]
+        relative = [max(gap / row["F"], 1e-12) for gap in gaps]
         axes.step(times, relative, style, where="post", color=COLOURS[i % len(COLOURS)], label=row["case"])
     axes.set(xscale="log", yscale="log", xlabel="seconds, one thread", ylabel="proved gap relative to F")
     if open_rows:
