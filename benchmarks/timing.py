@@ -1,4 +1,7 @@
-"""What the benchmarks share: interleaved timing, and real images."""
+"""What the one-thread benchmarks share: interleaved timing, and real images.
+
+Times are those that the process spends on a core: what its neighbours do costs it caches, but no turns.
+"""
 
 import os
 import time
@@ -12,13 +15,13 @@ from linconv import images
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def interleaved(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each; the repeats alternate, so that a busy machine slows all of them."""
+    """Median seconds of each; the repeats alternate, so that what slows the machine slows all of them."""
     for work in works:
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]

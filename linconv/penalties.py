@@ -3,6 +3,7 @@ r"""The Schatten-p penalty on frequency blocks: value, proximal map, distance to
 Weight decay on a linear CNN of depth L is this penalty with p = 2/L on its blocks (arXiv 2210.01257, theorem 4.10).
 """
 
+import cmath
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -107,8 +108,8 @@ def _tensor(name: str, blocks: FrequencyBlocks | Tensor) -> Tensor:
         raise TypeError(f"{name}: expected FrequencyBlocks or a real or complex tensor (*batch, K, C), got {got}")
     if values.ndim < 2 or values.numel() == 0:
         raise ValueError(f"{name}: expected (*batch, K, C) with data in it, got shape {tuple(values.shape)}")
-    parts = torch.view_as_real(values.detach().resolve_conj()) if values.is_complex() else values.detach()
+    parts = values.detach()
     # A finite sum of finite numbers is the quick case; an overflow of the sum leaves it to the numbers themselves.
-    if not bool(torch.isfinite(parts.sum())) and not bool(torch.isfinite(parts).all()):
+    if not cmath.isfinite(parts.sum().item()) and not bool(torch.isfinite(parts).all()):
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return values

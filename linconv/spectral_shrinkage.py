@@ -52,15 +52,15 @@ def shrink_singular_values(blocks: Inexact[Tensor, "*batch K C"], steps: Tensor,
     if differentiable or blocks.device.type != "cpu" or min(blocks.shape[-2:]) > 3:
         return _ShrinkSingularValues.apply(blocks, steps, p)
     flat = blocks.detach().resolve_conj().resolve_neg().reshape(-1, *blocks.shape[-2:])
-    weights = steps.detach().double().expand(blocks.shape[:-2]).reshape(-1)
+    weights = np.broadcast_to(steps.detach().numpy(), blocks.shape[:-2]).reshape(-1).astype(np.float64)
     shrunk = torch.empty_like(flat)
-    accurate = torch.empty(len(flat), dtype=torch.bool)
+    accurate = np.empty(len(flat), dtype=np.bool_)
     for start in range(0, len(flat), CHUNK):
         part = slice(start, start + CHUNK)
-        accurate.numpy()[part] = _through_gram(flat.numpy()[part], weights.numpy()[part], p, shrunk.numpy()[part])
-    if not bool(accurate.all()):
-        rest = ~accurate
-        shrunk[rest] = _ShrinkSingularValues.apply(flat[rest], weights[rest].to(steps.dtype), p)
+        accurate[part] = _through_gram(flat.numpy()[part], weights[part], p, shrunk.numpy()[part])
+    if not accurate.all():
+        rest = torch.from_numpy(~accurate)
+        shrunk[rest] = _ShrinkSingularValues.apply(flat[rest], torch.from_numpy(weights)[rest].to(steps.dtype), p)
     return shrunk.reshape(blocks.shape)
 
 
