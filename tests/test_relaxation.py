@@ -13,6 +13,7 @@ from linconv.solvers import orbits, relaxation
 from linconv.solvers.branch import branch_and_bound, descent
 from linconv.solvers.cells import Cell, Penalty, envelope, sublevel
 from linconv.solvers.monitor import Monitor
+from linconv.solvers.orbits import least_squares_point
 from linconv.solvers.problem import Problem
 
 F64 = torch.float64
@@ -38,7 +39,7 @@ def value_of(problem, blocks):
 def reached(problem):
     """F where a descent from a least-squares point ends."""
     own = orbits.orbits_of(problem)
-    return value_of(problem, own.predictor_blocks(descent(own, relaxation.least_squares_point(own), own.metric())))
+    return value_of(problem, own.predictor_blocks(descent(own, least_squares_point(own), own.metric())))
 
 
 def cell_of(low, high, zero):

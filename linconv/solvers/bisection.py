@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from linconv.solvers.cells import Cell, envelope, tangents
-from linconv.solvers.orbits import Blocks
-from linconv.solvers.relaxation import Region, clip, singular_values
+from linconv.solvers.cells import Box, Cell, envelope, tangents
+from linconv.solvers.relaxation import Region, singular_values
 
 
 def split(region: Region) -> list[Cell]:
@@ -17,11 +16,11 @@ def split(region: Region) -> list[Cell]:
     hull = envelope(penalty, cell)
     excess = mult * (penalty.value(np.maximum(sigma, np.where(cell.zero, 0.0, cell.low))) - hull.value(sigma))
     turned = (mult * np.where(cell.zero, 0.0, penalty.value(cell.low) - penalty.value(np.minimum(sigma, cell.low)))).sum(1)
-    if cell.corner is not None:
-        turned = np.where(_boxed(region), np.maximum(turned, _sag(region)), turned)
+    if cell.box is not None:
+        turned = np.where(cell.box.apart(), np.maximum(turned, _sag(region, cell.box)), turned)
     place = np.unravel_index(int(np.argmax(excess)), excess.shape)
     if max(float(excess.max()), float(turned.max())) <= 1e-12 * penalty.weight * float(np.max(cell.high)) ** penalty.p:
-        return _halves(region, int(np.argmax((np.abs(_box(region)[1] - _box(region)[0]) ** 2).sum((1, 2)))))
+        return _halves(region, int(np.argmax((np.abs(_box(region).half) ** 2).sum((1, 2)))))
     if excess[place] < turned.max():
         return _halves(region, int(np.argmax(turned)))
     o, i = int(place[0]), int(place[1])
@@ -38,24 +37,16 @@ def split(region: Region) -> list[Cell]:
     return [part for part in parts if part is not None]
 
 
-def _box(region: Region) -> tuple[Blocks, Blocks]:
-    """Opposite corners of the boxes, which are all of the cell where none have been cut yet; blocks at u = −u are real."""
+def _box(region: Region) -> Box:
+    """The boxes, which are all of the cell where none have been cut yet; blocks at u = −u are real."""
     cell = region.cell
-    if cell.corner is not None and cell.far is not None:
-        return cell.corner, cell.far
     unit = np.where(region.orbits.mult == 2, 1 + 1j, 1.0)[:, None, None] * np.ones(region.orbits.shape[1:])
-    return -cell.high[:, :1, None] * unit, cell.high[:, :1, None] * unit
+    return cell.box or Box(-cell.high[:, :1, None] * unit, cell.high[:, :1, None] * unit)
 
 
-def _boxed(region: Region) -> Bool[np.ndarray, " O"]:
-    """Which boxes are away from 0, so that steps use their tangents."""
-    near, far = _box(region)
-    return np.abs((near + far) / 2).max((1, 2)) > np.abs((far - near) / 2).max((1, 2)) * (1 - 1e-9)
-
-
-def _sag(region: Region) -> Float[np.ndarray, " O"]:
+def _sag(region: Region, box: Box) -> Float[np.ndarray, " O"]:
     """How far the tangents are below the penalty at B̄."""
-    pull, constant = tangents(region.penalty, region.cell)
+    pull, constant = tangents(region.penalty, region.cell, box)
     blocks = region.bound.blocks
     true = (region.penalty.weight * singular_values(blocks) ** region.penalty.p).sum(1)
     return region.orbits.mult * (true - constant - (pull * blocks.conj()).real.sum((1, 2)))
@@ -63,25 +54,25 @@ def _sag(region: Region) -> Float[np.ndarray, " O"]:
 
 def _halves(region: Region, o: int) -> list[Cell]:
     """The cell with the box of one orbit cut across its longest edge; ‖B‖ in the box narrows the interval of a lone singular value."""
-    near, far = _box(region)
-    edges = np.stack([(far - near)[o].real, (far - near)[o].imag])
+    box = _box(region)
+    edges = 2 * np.stack([box.half[o].real, box.half[o].imag])
     part, k, c = np.unravel_index(int(np.argmax(edges)), edges.shape)
     unit = (1.0, 1j)[int(part)]
     cut = edges[part, k, c] / 2
     found = []
     for left in (True, False):
-        corner, end = near.copy(), far.copy()
+        part_box = Box(box.near.copy(), box.far.copy())
         if left:
-            end[o, k, c] -= cut * unit
+            part_box.far[o, k, c] -= cut * unit
         else:
-            corner[o, k, c] += cut * unit
+            part_box.near[o, k, c] += cut * unit
         low, high = region.cell.low.copy(), region.cell.high.copy()
-        nearest = clip(np.zeros_like(corner), corner, end)[o]
-        farthest = np.maximum(np.abs(corner[o].real), np.abs(end[o].real)) + 1j * np.maximum(np.abs(corner[o].imag), np.abs(end[o].imag))
+        nearest, near, far = part_box.clip(np.zeros_like(box.near))[o], part_box.near[o], part_box.far[o]
+        farthest = np.maximum(np.abs(near.real), np.abs(far.real)) + 1j * np.maximum(np.abs(near.imag), np.abs(far.imag))
         high[o] = np.minimum(high[o], np.linalg.norm(farthest) * (1 + 1e-12))
         if low.shape[1] == 1:
             low[o] = np.maximum(low[o], np.linalg.norm(nearest) * (1 - 1e-12))
-        cell = replace(region.cell, low=low, high=high, corner=corner, far=end).ordered()
+        cell = replace(region.cell, low=low, high=high, box=part_box).ordered()
         if cell is not None and (not bool(np.any(nearest)) or cell.high[o, 0] > 0):
             found.append(cell)
     return found

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from linconv.shrinkage import minimiser
 from linconv.solvers.bisection import split
-from linconv.solvers.cells import Cell
+from linconv.solvers.cells import Blocks, Box, Cell
 from linconv.solvers.monitor import Monitor
-from linconv.solvers.orbits import Blocks, Orbits, minorant, orbits_of
+from linconv.solvers.orbits import Orbits, minorant, orbits_of
 from linconv.solvers.problem import Problem, Solution
-from linconv.solvers.relaxation import PATIENT, Bound, Region, clip, root_region, solve, tightened, wanted
+from linconv.solvers.relaxation import PATIENT, Bound, Region, root_region, solve, tightened, wanted
 
 NODE_STEPS = 200
 DESCENT_STEPS = 2000
 DESCENTS = 64  # a local descent from nodes 1, 2, 4, …, and from every 64th
 SAVE_EVERY = 50  # nodes between two checkpoints
-FORMAT = 1
+FORMAT = 2
 METHOD = "branch and bound"
 
 
@@ -108,7 +108,7 @@ class Tree:
 
     def children(self, node: Node) -> Iterator[Node]:
         for cell in split(self.region(node)):
-            start = node.blocks if cell.corner is None or cell.far is None else clip(node.blocks, cell.corner, cell.far)
+            start = node.blocks if cell.box is None else cell.box.clip(node.blocks)
             child = self.bounded(Node(cell, start, node.s, node.lower))
             if child is not None:
                 yield child
@@ -241,16 +241,16 @@ def save(tree: Tree, path: Path) -> None:
         "index": tree.orbits.index,
         "order": np.array([entry[1] for entry in nodes], dtype=np.int64),
     }
-    boxed = np.array([entry[2].cell.corner is not None for entry in nodes], dtype=bool)
+    boxes = [entry[2].cell.box for entry in nodes]
     if nodes:
         for name in ("low", "high", "zero"):
             arrays[name] = np.stack([getattr(entry[2].cell, name) for entry in nodes])
         for name in ("blocks", "s", "lower"):
             arrays[name] = np.stack([getattr(entry[2], name) for entry in nodes])
-    arrays["boxed"] = boxed
-    if boxed.any():
-        for name in ("corner", "far"):
-            arrays[name] = np.stack([getattr(entry[2].cell, name) for entry in nodes if entry[2].cell.corner is not None])
+    arrays["boxed"] = np.array([box is not None for box in boxes], dtype=bool)
+    if any(boxes):
+        for name in ("near", "far"):
+            arrays[name] = np.stack([getattr(box, name) for box in boxes if box is not None])
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -279,9 +279,9 @@ def load(tree: Tree, path: Path) -> None:
     tree.closed, tree.nodes, tree.count = float(arrays["closed"]), header["nodes"], header["count"]
     if header["value"] <= tree.value:
         tree.value, tree.blocks = header["value"], torch.from_numpy(arrays["incumbent"]).to(tree.blocks.device)
-    boxes = iter(zip(arrays["corner"], arrays["far"], strict=True)) if arrays["boxed"].any() else iter(())
+    boxes = map(Box, arrays["near"], arrays["far"]) if arrays["boxed"].any() else iter(())
     for at, order in enumerate(arrays["order"].tolist()):
-        corner, far = next(boxes) if arrays["boxed"][at] else (None, None)
-        cell = Cell(arrays["low"][at], arrays["high"][at], arrays["zero"][at], corner, far)
+        box = next(boxes) if arrays["boxed"][at] else None
+        cell = Cell(arrays["low"][at], arrays["high"][at], arrays["zero"][at], box)
         lower = float(arrays["lower"][at])
         heapq.heappush(tree.open, (lower, order, Node(cell, arrays["blocks"][at], arrays["s"][at], lower)))

@@ -1,7 +1,7 @@
 r"""Sets of blocks, and exact minima of φ(σ) − ⟨Z, B⟩ over them: the pieces of every lower bound at depth ≥ 3.
 
-In a `Cell` the i-th singular value of B_u is in [low_ui, high_ui], or 0 where `zero_ui` allows it; `corner` and `far`, if given, are
-opposite corners of a box of real and imaginary parts.  With φ_u(t) = ½s_u t² + μt^p, concave up to t = (μp(1−p)/s_u)^{1/(2−p)} and
+In a `Cell` the i-th singular value of B_u is in [low_ui, high_ui], or 0 where `zero_ui` allows it; the real and imaginary parts of
+B_u are in its `box`, if that is given.  With φ_u(t) = ½s_u t² + μt^p, concave up to t = (μp(1−p)/s_u)^{1/(2−p)} and
 convex beyond, von Neumann's trace inequality makes
 
     min_B Σ_i φ(σ_i(B)) − Re⟨Z, B⟩  ≥  Σ_i min_t φ(t) − σ_i(Z) t,
@@ -16,8 +16,35 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 Values = Float[np.ndarray, "O r"]
+Blocks = Complex[np.ndarray, "O K C"]
 NEWTON_STEPS = 8
 BISECTIONS = 45
+
+
+@dataclass(frozen=True)
+class Box:
+    """The blocks with real and imaginary parts between those of two opposite corners."""
+
+    near: Blocks
+    far: Blocks
+
+    @property
+    def centre(self) -> Blocks:
+        return (self.near + self.far) / 2
+
+    @property
+    def half(self) -> Blocks:
+        """Half the edges."""
+        return (self.far - self.near) / 2
+
+    def apart(self) -> Bool[np.ndarray, " O"]:
+        """Which boxes are away from 0."""
+        return np.abs(self.centre).max((1, 2)) > np.abs(self.half).max((1, 2)) * (1 - 1e-9)
+
+    def clip(self, blocks: Blocks) -> Blocks:
+        """The nearest blocks inside."""
+        real = np.minimum(np.maximum(blocks.real, self.near.real), self.far.real)
+        return real + 1j * np.minimum(np.maximum(blocks.imag, self.near.imag), self.far.imag)
 
 
 @dataclass(frozen=True)
@@ -27,13 +54,12 @@ class Cell:
     low: Values
     high: Values
     zero: Bool[np.ndarray, "O r"]
-    corner: Complex[np.ndarray, "O K C"] | None = None
-    far: Complex[np.ndarray, "O K C"] | None = None
+    box: Box | None = None
 
     def kept(self, orbits: Bool[np.ndarray, " O"]) -> "Cell":
         """The cell on some of the orbits."""
-        corner, far = (None if part is None else part[orbits] for part in (self.corner, self.far))
-        return Cell(self.low[orbits], self.high[orbits], self.zero[orbits], corner, far)
+        box = None if self.box is None else Box(self.box.near[orbits], self.box.far[orbits])
+        return Cell(self.low[orbits], self.high[orbits], self.zero[orbits], box)
 
     def ordered(self) -> "Cell | None":
         """The same set with what σ_1 ≥ σ_2 ≥ … says about its intervals; None if it is empty."""
@@ -100,12 +126,12 @@ class Penalty:
         value = self.least(z, cell.low, cell.high)
         return np.where(cell.zero, np.minimum(value, 0.0), value)
 
-    def box_minima(self, gradient: Complex[np.ndarray, "O K C"], cell: Cell) -> Float[np.ndarray, " O"]:
+    def box_minima(self, gradient: Blocks, cell: Cell, box: Box) -> Float[np.ndarray, " O"]:
         """Lower bounds on min Σ_i φ(σ_i(B)) − Re⟨Z, B⟩ over the boxes: of second order in their size where min(K, C) = 1."""
-        slope, constant = tangents(self, cell)
+        slope, constant = tangents(self, cell, box)
         g = gradient - slope
         total = constant
-        for part, near, far in ((g.real, cell.corner.real, cell.far.real), (g.imag, cell.corner.imag, cell.far.imag)):  # type: ignore[union-attr]
+        for part, near, far in ((g.real, box.near.real, box.far.real), (g.imag, box.near.imag, box.far.imag)):
             s = self.s[:, :, None]
             with np.errstate(divide="ignore", invalid="ignore"):
                 x = np.where(s > 0, part / s, np.where(part > 0, np.inf, -np.inf))
@@ -114,15 +140,14 @@ class Penalty:
         return total
 
 
-def tangents(penalty: Penalty, cell: Cell) -> tuple[Complex[np.ndarray, "O K C"], Float[np.ndarray, " O"]]:
-    r"""A and α with weight·‖B‖_{S_p}^p ≥ Re⟨A, B⟩ + α for all B of the cell in its boxes.
+def tangents(penalty: Penalty, cell: Cell, box: Box) -> tuple[Blocks, Float[np.ndarray, " O"]]:
+    r"""A and α with weight·‖B‖_{S_p}^p ≥ Re⟨A, B⟩ + α for all B of the cell in the box.
 
     With C the centre of a box and ρ its half diagonal, σ_i is in [a_i, b_i], what the cell and [σ_i(C) − ρ, σ_i(C) + ρ] have in
     common (Weyl).  There t^p ≥ a_i^p + κ(t − a_i) with κ the least slope of the chords, and Σσ_i ≥ Re⟨UV*, B⟩ for C = UΣV*.
     """
-    centre, half = (cell.corner + cell.far) / 2, (cell.far - cell.corner) / 2  # type: ignore[operator]
-    u, sigma, vh = np.linalg.svd(centre, full_matrices=False)
-    radius = np.sqrt((np.abs(half) ** 2).sum((1, 2)))[:, None] * (1 + 1e-12)
+    u, sigma, vh = np.linalg.svd(box.centre, full_matrices=False)
+    radius = np.sqrt((np.abs(box.half) ** 2).sum((1, 2)))[:, None] * (1 + 1e-12)
     low = np.maximum(np.maximum(np.where(cell.zero, 0.0, cell.low), sigma - radius), 0.0)
     high = np.maximum(np.minimum(cell.high, sigma + radius), low)
     wide = high > low

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from scipy.linalg import LinAlgError, cholesky, eigh
 from torch import Tensor
 
+from linconv.solvers.cells import Blocks
 from linconv.solvers.problem import Problem
 from linconv.spectrum import half_pairs
 
@@ -20,8 +21,6 @@ EPS = float(np.finfo(np.float64).eps)
 MAX_DIMENSION = 2048  # up to which second moments are decomposed
 MAX_BARRIER = 512  # and up to which a semidefinite programme is solved; beyond, s is a multiple of the diagonal
 NEWTON_STEPS = 40
-
-Blocks = Complex[np.ndarray, "O K C"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,19 @@ def orbits_of(problem: Problem) -> Orbits:
     y = problem.y.cpu().numpy()
     constant = problem.constant + float((y**2).sum()) / (2 * len(y))
     return Orbits(problem, index, mult, features, y.T @ features / len(y), _gram(features, problem), constant)
+
+
+def least_squares_point(orbits: Orbits) -> Blocks | None:
+    """Blocks where the data term of squared error is least."""
+    if not orbits.problem.quadratic:
+        return None
+    features, wide = orbits.features, orbits.gram is None
+    values, vectors = np.linalg.eigh(features @ features.T if orbits.gram is None else orbits.gram)
+    kept = values > 1e-12 * values[-1]
+    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+    right = orbits.problem.y.cpu().numpy().T if wide else orbits.cross
+    found = (right @ vectors * inverse) @ vectors.T
+    return orbits.blocks(found @ features if wide else found)
 
 
 def minorant(orbits: Orbits, wanted: Float[np.ndarray, " O"]) -> Float[np.ndarray, " O"]:

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from linconv.solvers.cells import Cell, Envelope, Penalty, envelope, sublevel, tangents
+from linconv.solvers.cells import Blocks, Box, Cell, Envelope, Penalty, envelope, sublevel, tangents
 from linconv.solvers.monitor import Monitor
 from linconv.solvers.nuclear import solve_nuclear
-from linconv.solvers.orbits import EPS, Blocks, Orbits, minorant, orbits_of
+from linconv.solvers.orbits import EPS, Orbits, least_squares_point, minorant, orbits_of
 from linconv.solvers.problem import Problem
 
 ROUNDS = 24  # at the root
@@ -78,8 +78,8 @@ def bound_at(orbits: Orbits, penalty: Penalty, cell: Cell, blocks: Blocks) -> tu
     square = float(orbits.mult @ (penalty.s * (np.abs(blocks) ** 2).sum(2)).sum(1)) / 2
     minima = penalty.minima(z, cell)
     totals = minima.sum(1)
-    if cell.corner is not None:
-        totals = np.maximum(totals, penalty.box_minima(dual, cell))
+    if cell.box is not None:
+        totals = np.maximum(totals, penalty.box_minima(dual, cell, cell.box))
     sizes = np.abs(minima) + z * cell.high + penalty.value(cell.high)
     rounding = sum(orbits.features.shape) * EPS * (size + square + float(orbits.mult @ np.where(cell.high > 0, sizes, 0.0).sum(1)))
     return Bound(value - inner + square + float(orbits.mult @ totals) - rounding, blocks, minima, totals, z), dual
@@ -100,20 +100,10 @@ def shrink_to(blocks: Blocks, hull: Envelope, metric: Float[np.ndarray, " O"]) -
     return out.conj().swapaxes(1, 2) if wide else out
 
 
-def _into_boxes(blocks: Blocks, pull: Blocks, hull: Envelope, metric: Float[np.ndarray, " O"], cell: Cell) -> Blocks:
+def _into_boxes(blocks: Blocks, pull: Blocks, hull: Envelope, metric: Float[np.ndarray, " O"], box: Box) -> Blocks:
     """The proximal map where the cell has boxes: of the tangents in boxes away from 0, elsewhere of the envelope, cut off."""
-    near, far = cell.corner, cell.far
-    s = hull.penalty.s[:, :, None]
-    linear = (metric[:, None, None] * blocks - pull) / (metric[:, None, None] + s)
-    apart = np.abs((near + far) / 2).max((1, 2)) > np.abs((far - near) / 2).max((1, 2)) * (1 - 1e-9)  # type: ignore[operator]
-    moved = np.where(apart[:, None, None], linear, shrink_to(blocks, hull, metric))
-    return clip(moved, near, far)  # type: ignore[arg-type]
-
-
-def clip(blocks: Blocks, near: Blocks, far: Blocks) -> Blocks:
-    """Real and imaginary parts between those of `near` and `far`."""
-    real = np.minimum(np.maximum(blocks.real, near.real), far.real)
-    return real + 1j * np.minimum(np.maximum(blocks.imag, near.imag), far.imag)
+    linear = (metric[:, None, None] * blocks - pull) / (metric[:, None, None] + hull.penalty.s[:, :, None])
+    return box.clip(np.where(box.apart()[:, None, None], linear, shrink_to(blocks, hull, metric)))
 
 
 def solve(
@@ -128,13 +118,15 @@ def solve(
 ) -> Bound:
     """The best bound of accelerated proximal gradient steps on the relaxed problem, until it is `upper`, stands still or time is up."""
     hull, metric = envelope(penalty, cell), np.maximum(metric - penalty.s[:, 0], 0.02 * metric)
-    pull = None if cell.corner is None else tangents(penalty, cell)[0]
+    box = cell.box
+    pull = None if box is None else tangents(penalty, cell, box)[0]
     blocks, ahead, momentum = start, start, 1.0
     best, dual = bound_at(orbits, penalty, cell, start)
     peak, history = -math.inf, []
     for step in range(1, max_steps + 1):
         moved = ahead + dual / metric[:, None, None]
-        previous, blocks = blocks, shrink_to(moved, hull, metric) if pull is None else _into_boxes(moved, pull, hull, metric, cell)
+        previous = blocks
+        blocks = shrink_to(moved, hull, metric) if box is None or pull is None else _into_boxes(moved, pull, hull, metric, box)
         if float(((ahead - blocks) * (blocks - previous).conj()).real.sum((1, 2)) @ (orbits.mult * metric)) > 0:
             momentum = 1.0
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
@@ -227,22 +219,6 @@ def far_point(region: Region) -> Blocks:
     """Blocks beyond B̄ at which the gradient of the data term is smaller."""
     least = least_squares_point(region.orbits)
     return 4 * region.bound.blocks if least is None else least
-
-
-def least_squares_point(orbits: Orbits) -> Blocks | None:
-    """Blocks where the data term of squared error is least."""
-    if not orbits.problem.quadratic:
-        return None
-    if orbits.gram is not None:
-        values, vectors = np.linalg.eigh(orbits.gram)
-        kept = values > 1e-12 * values[-1]
-        inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
-        return orbits.blocks((orbits.cross @ vectors * inverse) @ vectors.T)
-    values, vectors = np.linalg.eigh(orbits.features @ orbits.features.T)
-    kept = values > 1e-12 * values[-1]
-    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
-    y = orbits.problem.y.cpu().numpy()
-    return orbits.blocks((y.T @ vectors * inverse) @ vectors.T @ orbits.features)
 
 
 def wanted(region: Region) -> Float[np.ndarray, " O"]:
