@@ -120,7 +120,8 @@ def test_a_weight_decay_that_leaves_nothing_to_test_is_not_applicable(weight_dec
         ({"samples": 20}, "N ≥ C·D"),
         ({"channels": 2}, "channels: photos has 3"),
         ({"outputs": 6}, "outputs: photos has 5"),
-        ({"data": "no-such-folder"}, "no-such-folder"),
+        ({"data": "no-such-folder"}, "^data: .*no-such-folder"),
+        ({"outputs": 1, "loss": "cross-entropy"}, "^outputs: cross-entropy .* got 1"),
         ({"grid": (4,)}, "grid"),
     ],
 )

@@ -68,6 +68,8 @@ def prepare(
     loss: LossName = "squared",
 ) -> Setting:
     """Load or design the data. Raises `UsageError`, one line, for a set that is missing or does not fit the parameters."""
+    if loss == "cross-entropy" and outputs == 1:
+        raise UsageError("outputs: cross-entropy tells at least 2 classes apart, got 1; use --loss logistic for one answer")
     try:
         if data == "designed":
             raw, y = _designed(grid, samples, 3 if channels is None else channels, 4 if outputs is None else outputs, loss, generator)
@@ -75,7 +77,9 @@ def prepare(
             raw, y = _photographs(data, grid, samples, channels, outputs, loss, generator)
         loss_of(loss).validate(y)
         x = images.whiten(raw) if whiten and data != "designed" else raw
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"data: {error}") from error
+    except ValueError as error:
         raise UsageError(str(error)) from error
     decay = contested_decay(x, y, depth, loss) if weight_decay is None else weight_decay
     decoupled = loss == "squared" and (whiten or data == "designed")
