@@ -22,7 +22,7 @@ ORDERS = [
         {"cost"},
         {"solvers", "training"},
     ],
-    [{"network"}, {"spectrum"}, {"patches"}, {"profiles", "sensitivity", "deformation"}, {"profile_fits", "pooling", "sphere"}],
+    [{"network"}, {"spectrum"}, {"patches"}, {"profiles", "sensitivity", "deformation"}, {"profile_fits", "pooling", "sphere"}, {"plotting"}],
 ]
 EVERYONE_MAY_IMPORT = {"validation"}
 ALONE = {"validation": set(), "witnesses": set(), "images": EVERYONE_MAY_IMPORT, "claims": EVERYONE_MAY_IMPORT}

@@ -26,10 +26,11 @@ from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.claims import Check, Note, Progress, UsageError, agree, control, main, predicted_failure, rate
+from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, control, main, predicted_failure, rate
 from linconv.patches import energy_profile, mean_patches, patch_spectrum
 from linconv.profile_fits import fit_published
 from linconv.profiles import ExactDynamics, balance_change, exact_dynamics, moments, predicted_profile, published, small_start_limit
+from verification._figure_profiles import Fitted, figure
 from verification._pooled_networks import Data, chi_spread, descend, descend_pooled, load, pooled_patches
 
 FAST = {"samples": 100, "outputs": 60, "steps": 20}
@@ -50,7 +51,7 @@ def claim(
     steps: Annotated[int, Interval(ge=10, le=10_000), "steps t of gradient descent"] = 100,
     outputs: Annotated[int, Interval(ge=20, le=2000), "vectors of random labels M, one filter each"] = 200,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of images, filters and labels"] = 0,
-) -> Iterator[Check | Note | Progress]:
+) -> Iterator[Check | Figure | Note | Progress]:
     if side < 2 * kernel:
         raise UsageError(f"side must be at least {2 * kernel}, twice the kernel, so that an image has several tiles, got {side}")
     generator = torch.Generator().manual_seed(seed)
@@ -59,8 +60,10 @@ def claim(
     yield Note(f"{samples} images of {data}, {natural.spectrum.patches_per_image} patches of {kernel}×{kernel} pixels each", in_scope=True)
     yield from exact_checks(natural, labels, filters, steps, generator)
     yield from head_checks(natural, filters, steps, generator)
-    yield from tile_checks(tiles, outputs, steps, generator)
-    yield from natural_checks(natural, outputs, steps, generator)
+    shown: list[Fitted] = []
+    yield from tile_checks(tiles, outputs, steps, generator, shown)
+    yield from natural_checks(natural, outputs, steps, generator, shown)
+    yield Figure("energy_profile", lambda: figure(shown, f"Random labels, t = {steps}: {samples} images of {data}, {outputs} outputs"))
     yield from label_checks(natural, generator)
     yield from limit_checks(natural, labels, filters, generator)
     yield from exponent_checks(natural, outputs, generator)
@@ -108,11 +111,14 @@ def head_checks(data: Data, count: int, steps: int, generator: torch.Generator) 
     yield control("(b) the head taken for a sum", agree("", trained, summed, **rounding(steps)))
 
 
-def tile_checks(tiles: Data, outputs: int, steps: int, generator: torch.Generator) -> Iterator[Check | Note | Progress]:
+def tile_checks(
+    tiles: Data, outputs: int, steps: int, generator: torch.Generator, shown: list[Fitted]
+) -> Iterator[Check | Note | Progress]:
     """(c) Shuffled tiles, random labels, one filter an output: the published profile, with η read as 2η/J."""
     yield Progress("training on shuffled tiles")
-    energies, lambdas, printed, _ = random_label_profile(tiles, outputs, steps, generator)
+    energies, lambdas, printed, law = random_label_profile(tiles, outputs, steps, generator)
     fit = fit_published(energies, lambdas, step_size=printed, generator=generator)
+    shown.append(Fitted("shuffled tiles", energies, lambdas, fit, energies_of(tiles, law, steps)))
     yield from remarks("shuffled tiles", tiles, fit.verdict)
     terms = sampling(tiles, outputs)
     shape = logarithm(published(lambdas, printed, steps))
@@ -127,15 +133,16 @@ def tile_checks(tiles: Data, outputs: int, steps: int, generator: torch.Generato
         yield control(f"(c) {name}", agree("", logarithm(energies), logarithm(other), **terms))
 
 
-def natural_checks(natural: Data, outputs: int, steps: int, generator: torch.Generator) -> Iterator[Check | Note | Progress]:
+def natural_checks(
+    natural: Data, outputs: int, steps: int, generator: torch.Generator, shown: list[Fitted]
+) -> Iterator[Check | Note | Progress]:
     """(c) Natural images at stride 1, the rest the same: patches overlap and look alike, and the published profile is predicted to fail."""
     yield Progress("training on natural images")
     energies, lambdas, printed, law = random_label_profile(natural, outputs, steps, generator)
-    yield from remarks(
-        "natural images, stride 1", natural, fit_published(energies, lambdas, step_size=printed, generator=generator).verdict
-    )
-    varies = natural.spectrum.lambdas > 0
-    for t, found in ((steps, energies), (10**8, energy_profile(law.at(10**8), natural.spectrum.components)[varies])):
+    fit = fit_published(energies, lambdas, step_size=printed, generator=generator)
+    shown.append(Fitted("natural images, stride 1", energies, lambdas, fit, energies_of(natural, law, steps)))
+    yield from remarks("natural images, stride 1", natural, fit.verdict)
+    for t, found in ((steps, energies), (10**8, energies_of(natural, law, 10**8))):
         shape = published(lambdas, printed, t)
         correlation = float(torch.corrcoef(torch.stack([found, shape]))[0, 1])
         yield Note(f"natural images, stride 1: the published profile at t = {t} correlates {correlation:.2f}")
@@ -249,6 +256,11 @@ def random_label_profile(
     # On natural images 2η/J lies beyond the formula's own bound; 1/λ² is its fastest start.
     printed = min(2 * eta / spectrum.patches_per_image, 1 / float(lambdas.max()) ** 2)
     return energy_profile(trained, spectrum.components)[varies], lambdas, printed, law
+
+
+def energies_of(data: Data, law: ExactDynamics, steps: int) -> Float[Tensor, " m"]:
+    """The energies of the exact law along the components with λ > 0."""
+    return energy_profile(law.at(steps), data.spectrum.components)[data.spectrum.lambdas > 0]
 
 
 def remarks(kind: str, data: Data, verdict: str) -> Iterator[Note]:
