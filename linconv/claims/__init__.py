@@ -21,6 +21,7 @@ from linconv.claims.checks import (
 )
 from linconv.claims.command import main
 from linconv.claims.comparisons import agree, at_most, attains
+from linconv.claims.intervals import exceeds
 from linconv.claims.rates import rate
 from linconv.claims.runner import check
 from linconv.claims.verdict import Verdict
@@ -38,6 +39,7 @@ __all__ = [
     "attains",
     "check",
     "control",
+    "exceeds",
     "inconclusive",
     "main",
     "not_applicable",
