@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from linconv.validation import (
     REAL_DTYPES,
+    validate_device,
     validate_generator,
     validate_grid,
     validate_memory,
@@ -120,7 +121,7 @@ class LinearCNN(nn.Module):
         validate_memory("grid", max(math.prod(shape) for shape in shapes))
         # Without a generator the weights are those of seed 0: torch's global state is neither read nor changed.
         generator = torch.Generator().manual_seed(0) if generator is None else validate_generator(generator)
-        target = _device(device)
+        target = validate_device(device)
         self.layers = nn.ParameterList()
         for shape in shapes:
             deviation = 1 / math.sqrt(math.prod(shape[1:]))
@@ -188,10 +189,3 @@ class LinearCNN(nn.Module):
     def extra_repr(self) -> str:
         shapes = [tuple(w.shape) for w in self.layers]
         return f"{shapes[0][1]} → {shapes[-1][0]}, grid={self.grid}, depth={self.depth}, weights={shapes}"
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device if device is not None else torch.device("cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: expected one that torch has here, got {device!r}: {str(error).splitlines()[0]}") from None

@@ -87,3 +87,11 @@ def validate_grid(grid: object) -> tuple[int, ...]:
     if len(sizes) not in (1, 2, 3):
         raise ValueError(f"grid: expected 1, 2 or 3 dimensions, got {sizes}")
     return sizes
+
+
+def validate_device(device: torch.device | str | None) -> torch.device:
+    """The device, the CPU by default, else raise naming the argument."""
+    try:
+        return torch.empty(0, device=device).device if device is not None else torch.device("cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected one that torch has here, got {device!r}: {str(error).splitlines()[0]}") from None

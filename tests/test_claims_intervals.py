@@ -39,9 +39,14 @@ def test_nan_never_passes(ends):
     assert exceeds("x", interval(0.0, 1.0, 2.0), math.nan).outcome == "inconclusive"
 
 
-@pytest.mark.parametrize("ends", [(2.0, 1.0, 0.0), (1.0, 0.0, 2.0), (0.0, 3.0, 2.0)])
-def test_an_interval_that_is_none_is_invalid(ends):
-    assert exceeds("x", interval(*ends), -5.0).outcome == "invalid"
+def test_an_interval_that_is_none_is_invalid():
+    assert exceeds("x", interval(2.0, 1.0, 0.0), -5.0).outcome == "invalid"
+
+
+@pytest.mark.parametrize("estimate", [-1.0, 3.0])
+def test_a_corrected_interval_need_not_hold_the_estimate(estimate):
+    outcomes = [exceeds("x", interval(0.0, estimate, 2.0), bound).outcome for bound in (-0.5, 1.0, 2.5)]
+    assert outcomes == ["pass", "inconclusive", "fail"]
 
 
 def test_wrong_variants_are_caught():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsFloat, runtime_checkable
 
 from linconv.claims.checks import Check, Scope, automatic, broken
 from linconv.claims.measure import Number
@@ -14,11 +14,11 @@ class Estimated(Protocol):
     """An estimate with a confidence interval, such as `linconv.statistics.Interval`."""
 
     @property
-    def estimate(self) -> float: ...
+    def estimate(self) -> SupportsFloat: ...
     @property
-    def low(self) -> float: ...
+    def low(self) -> SupportsFloat: ...
     @property
-    def high(self) -> float: ...
+    def high(self) -> SupportsFloat: ...
     @property
     def level(self) -> float: ...
 
@@ -37,7 +37,7 @@ def exceeds(
 
     Passes where the whole interval does, fails where all of it lies below, and is inconclusive where it straddles the bound or has an end
     that is NaN.  The error is bound − estimate, absolute (negative: slack); its tolerance is the upper half of the interval.  That a
-    statistic lies below a bound is the same with both signs changed.  An interval whose ends are not in order makes the check invalid.
+    statistic lies below a bound is the same with both signs changed.  Ends that are not in order make the check invalid.
 
     >>> from types import SimpleNamespace
     >>> interval = SimpleNamespace(estimate=0.9, low=0.85, high=0.93, level=0.95)
@@ -47,13 +47,22 @@ def exceeds(
     low, estimate, high = float(interval.low), float(interval.estimate), float(interval.high)
     reason = f"sampling error: {100 * interval.level:g} % interval {low:.3g} to {high:.3g}"
     base = Check(
-        name, "invalid", estimate, float(bound), bound - estimate, high - estimate, reason, required=required, scope=scope, draws=draws
+        name,
+        "invalid",
+        estimate,
+        float(bound),
+        bound - estimate,
+        max(high - estimate, 0.0),
+        reason,
+        required=required,
+        scope=scope,
+        draws=draws,
     )
     base = replace(base, p_value=p_value, loosened=True, side="bound")
     if math.isnan(low) or math.isnan(high) or math.isnan(bound) or math.isnan(estimate):
         return replace(base, outcome="inconclusive", error=math.nan, note="NaN")
-    if not low <= estimate <= high:
-        return broken(base, f"the estimate {estimate:.3g} lies outside its interval, {low:.3g} to {high:.3g}")
+    if low > high:
+        return broken(base, f"the ends of the interval, {low:.3g} and {high:.3g}, are not in order")
     base = replace(base, variants=lambda: _wrong_bounds(name, interval))
     if low > bound:
         return replace(base, outcome="pass")
@@ -63,5 +72,6 @@ def exceeds(
 
 
 def _wrong_bounds(name: str, interval: Estimated) -> Iterator[Check]:
-    yield automatic("bound above the interval", exceeds(name, interval, interval.high + abs(interval.high) + 1))
+    high = float(interval.high)
+    yield automatic("bound above the interval", exceeds(name, interval, high + abs(high) + 1))
     yield automatic("bound NaN", exceeds(name, interval, math.nan))
