@@ -36,21 +36,22 @@ def batches(images: Tensor) -> Iterator[Tensor]:
 
 
 def decompositions(images: Tensor) -> None:
+    found: list[Tensor] = []
+    ours = seconds(lambda: found.append(patch_spectrum(images.split(BATCH), KERNEL).lambdas.double()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     from sklearn.decomposition import IncrementalPCA
 
     cut = seconds(lambda: [None for _ in batches(images)])
     peer = IncrementalPCA()
     theirs = seconds(lambda: [peer.partial_fit(patches.numpy()) for patches in batches(images)]) - cut
     floor = seconds(lambda: [patches.T @ patches for patches in batches(images)]) - cut
-    found: list[Tensor] = []
-    ours = seconds(lambda: found.append(patch_spectrum(images.split(BATCH), KERNEL).lambdas.double()))
     count = len(images) * (images.shape[2] - KERNEL + 1) * (images.shape[3] - KERNEL + 1)
     lambdas = np.sqrt(peer.explained_variance_ * (count - 1) / count)
     exact = patch_spectrum((part.double() for part in images.split(BATCH)), KERNEL).lambdas.numpy()
     print(
         f"patch PCA, {len(images)} images, {count:.3g} patches: ratio {theirs / ours:.1f} (target {TARGETS['PCA']:g})   "
         f"to the floor {ours / floor:.2f}   agreement {np.abs(exact - lambdas).max() / lambdas[0]:.0e}   "
-        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, of which images {images.nbytes / 2**30:.2f}"
+        f"peak before the peer {peak:.2f} GiB, of which images {images.nbytes / 2**30:.2f}"
     )
 
 
@@ -94,8 +95,8 @@ def main(count: int | None = None) -> None:
         start = time.process_time()
         data = load("cifar10", samples=count, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
         print(f"{len(data)} images of CIFAR-10 read in {time.process_time() - start:.1f} s", flush=True)
-        dynamics(data.images, data.labels)
         decompositions(data.images)
+        dynamics(data.images, data.labels)
 
 
 if __name__ == "__main__":
