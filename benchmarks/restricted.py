@@ -3,9 +3,10 @@
     python -m benchmarks.restricted [seconds]
 
 The peer minimises 2‖Z‖_* over the (taps·C) × (K·D) matrices Z that compute the predictor, as `linconv.witnesses` states it,
-by SCS and by Clarabel at their default tolerances, compilation by cvxpy included.  Each solve runs in a process of its own, which
-is stopped after `seconds`; a solver that was stopped gets no larger programmes.  "Rows" are taps·C, "width" is the project's proved
-bracket over its lower bound, "agreement" the peer's value over the project's upper bound, minus one.
+by SCS and by Clarabel at their default tolerances, compilation by cvxpy included. Seconds are the processor's; run with
+OMP_NUM_THREADS=1 for one thread each. Each solve runs in a process of its own, which is stopped after `seconds`; a solver that was
+stopped gets no larger programmes.  "Rows" are taps·C, "width" is the project's proved bracket over its lower bound, "agreement" the
+peer's value over the project's upper bound, minus one.
 """
 
 import sys
@@ -44,13 +45,13 @@ def peer(case: tuple[int, int, int, int], solver: str) -> tuple[float, float]:
 
     side, taps, channels, outputs = case
     beta = predictor(side, channels, outputs).numpy()
-    start = time.perf_counter()
+    start = time.process_time()
     z = cp.Variable((taps**2 * channels, outputs * side**2))
     columns = np.arange(outputs * side**2).reshape(outputs, side, side)
     shifted = [np.roll(columns, (-i, -j), (1, 2)).ravel() for i, j in product(range(taps), repeat=2)]
     constraints = [cp.sum([z[s * channels + c, at] for s, at in enumerate(shifted)]) == beta[:, c].ravel() for c in range(channels)]
     value = cp.Problem(cp.Minimize(2 * cp.normNuc(z)), constraints).solve(solver=solver)
-    return time.perf_counter() - start, float(value)
+    return time.process_time() - start, float(value)
 
 
 def project(case: tuple[int, int, int, int], repeats: int = 3) -> tuple[float, float, float]:
@@ -58,9 +59,9 @@ def project(case: tuple[int, int, int, int], repeats: int = 3) -> tuple[float, f
     side, taps, channels, outputs = case
     beta, times = predictor(side, channels, outputs), []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         bounds = restricted_cost(beta, 2, (taps, taps), None)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return median(times), bounds.upper / bounds.lower - 1, bounds.upper
 
 

@@ -18,14 +18,15 @@ SHORTEST_STEP = 1e-8  # of the backtracking; at the centre whole steps are taken
 
 
 def central_path(
-    blocks: Complex[np.ndarray, "half K C"], frames: Complex[np.ndarray, "half rows C"], weights: Float[np.ndarray, " half"], depth: int
-) -> Float[np.ndarray, "rows rows"]:
-    """W with P = WᵀW near the minimum of (L−1) tr P + Σ_u weights_u tr V_u P̂_u^{1−L} V_u*, P̂ = Φ*PΦ, for L = 2 or C = 1.
+    roots: Complex[np.ndarray, "half K C"], frames: Complex[np.ndarray, "half rows C"], weights: Float[np.ndarray, " half"], depth: int
+) -> tuple[Float[np.ndarray, "rows rows"], Complex[np.ndarray, "half K C"]]:
+    """W with P = WᵀW near the minimum of (L−1) tr P + Σ_u weights_u tr V_u P̂_u^{1−L} V_u*, P̂ = Φ*PΦ, and Λ near the dual maximum.
 
-    Newton's method on that minus μ log det P, while μ → 0.  At the end of the path I − Γ = μP^{−1}/(L−1) for the dual point of
-    the module's docstring, which is therefore feasible, with a gap of μ times the number of rows.
+    For L = 2 with roots V_u, or for C = 1 and any L with nonnegative roots |V_u|^{2/L}.  Newton's method on that minus
+    μ log det P, while μ → 0.  At the end of the path Λ_u = a_u P̂_u^{−1} has I − Γ = μP^{−1}/(L−1), so that it is feasible, with a
+    gap of μ times the number of rows.
     """
-    size = frames.shape[1]
+    blocks, size = roots ** (depth / 2), frames.shape[1]
     evaluate = partial(_evaluate, blocks=blocks, frames=frames, weights=weights, depth=depth)
 
     def centre(factor: np.ndarray, mu: float, enough: float) -> np.ndarray:
@@ -57,7 +58,26 @@ def central_path(
     while mu * size > BARRIER_GAP * value:
         factor, mu = centre(factor, mu, 0.1 * mu), 0.1 * mu
         value = evaluate(factor)[0]
-    return centre(factor, mu, 1e-22 * value)
+    factor = centre(factor, mu, 1e-22 * value)
+    inverse = np.linalg.inv(np.linalg.qr(factor @ frames, mode="r"))
+    return factor, roots @ inverse @ adjoint(inverse)
+
+
+def dual_bound(
+    roots: Complex[np.ndarray, "half K C"],
+    dual: Complex[np.ndarray, "half K C"],
+    frames: Complex[np.ndarray, "half rows C"],
+    weights: Float[np.ndarray, " half"],
+    depth: int,
+) -> float:
+    """The lower bound L Σ_u weights_u Re⟨a_u, Λ_u^{L−1}⟩ / λ_max(Γ)^{(L−1)/L} of any Λ, roots a as in `central_path`.
+
+    Γ = Σ_u weights_u Re Φ_u |Λ_u|^L Φ_u* is computed from the frames; where L ≠ 2, Λ_u is a nonnegative number.
+    """
+    spread = (np.sqrt(weights)[:, None, None] * dual ** (depth / 2) @ adjoint(frames)).reshape(-1, frames.shape[1])
+    gamma = spread.real.T @ spread.real + spread.imag.T @ spread.imag
+    value = weights @ (roots.conj() * dual ** (depth - 1)).real.sum((1, 2))
+    return float(depth * value * np.linalg.eigvalsh(gamma)[-1] ** (1 / depth - 1))
 
 
 def _evaluate(

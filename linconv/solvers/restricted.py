@@ -39,7 +39,7 @@ from torch import Tensor
 from linconv.cost import conjugate_svd, minimal_network, representation_cost
 from linconv.network import LinearCNN
 from linconv.penalties import rank_tolerance
-from linconv.solvers.central_path import adjoint, central_path
+from linconv.solvers.central_path import central_path, dual_bound
 from linconv.solvers.factored_descent import Lags, factored_descent
 from linconv.spectrum import FrequencyBlocks, frequency_blocks, pair_weights
 
@@ -163,44 +163,39 @@ class _Problem:
         return full * spread ** (1 / self.depth - 1), [w.detach().flatten(2).numpy() * math.sqrt(spread) for w in net.weights[:-1]]
 
     def gram_bound(self) -> tuple[float, Float[np.ndarray, "rows TC"]]:
-        """Depth 2: the lower bound of the dual point V_u P̂_u^{−1}, P̂ = Φ*PΦ, and W with P = WᵀW near the optimum.
+        """Depth 2: the lower bound of the dual point that the programme ends with, and W with P = WᵀW near the optimum.
 
         In the r ≤ C channels of the row space of all blocks; a projection onto them computes the same and costs no more.
         """
         _, rows = self.row_space()
         blocks, rank = self.blocks @ rows.T, len(rows)
         frames = np.einsum("us,cd->uscd", self.phases, np.eye(rank)).reshape(len(self.phases), -1, rank)
-        factor = self.gram_factor(blocks, frames)
-        inverse = np.linalg.inv(np.linalg.qr(factor @ frames, mode="r"))
-        dual = blocks @ inverse @ adjoint(inverse)
-        spread = (np.sqrt(self.weights)[:, None, None] * dual @ adjoint(frames)).reshape(-1, frames.shape[1])
-        gamma = spread.real.T @ spread.real + spread.imag.T @ spread.imag
-        value = 2 * self.weights @ np.einsum("ukc,ukc->u", blocks, dual.conj()).real
-        bound = float(value / math.sqrt(np.linalg.eigvalsh(gamma)[-1]))
+        factor, dual = self.solve(blocks, frames)
+        bound = dual_bound(blocks, dual, frames, self.weights, self.depth)
         return bound, (factor.reshape(len(factor), -1, rank) @ rows).reshape(len(factor), -1)
 
-    def gram_factor(
-        self, blocks: Complex[np.ndarray, "half K c"], frames: Complex[np.ndarray, "half rows c"]
-    ) -> Float[np.ndarray, "rows rows"]:
-        """W with P = WᵀW near the minimum of a programme, by the method that its size calls for."""
-        if frames.shape[1] <= NEWTON_ROWS:
-            return central_path(blocks, frames, self.weights, self.depth)
-        sites = tuple(min(k, n) for k, n in zip(self.kernel, self.grid, strict=True))
-        return factored_descent(blocks, Lags.of(self.grid, sites, self.copies), self.weights, self.depth)
-
     def filter_bound(self) -> tuple[float, Float[np.ndarray, "rows T"] | None]:
-        """Any depth: the lower bound of y_u = v_u² p_u^{−L} or of y = 1, whichever is better, and W with P = WᵀW."""
+        """Any depth: the lower bound of the programme's y or of y = 1, whichever is better, and W with P = WᵀW."""
         sigma = np.linalg.svd(self.blocks, compute_uv=False)
         power = (np.where(sigma > self.tolerance, sigma, 0.0) ** (2 / self.depth)).sum(-1)  # ‖V_u‖_{S_{2/L}}^{2/L}
-        duals, factor = [np.ones_like(power)], None
-        if self.phases.shape[1] <= DESCENT_ROWS:
-            factor = self.gram_factor((power ** (self.depth / 2)).astype(complex)[:, None, None], self.phases[:, :, None])
-            duals.append((power / (np.abs(self.phases @ factor.T) ** 2).sum(-1)) ** self.depth)
-        bounds = []
-        for dual in duals:
-            gamma = np.einsum("u,us,ut->st", self.weights * dual, self.phases, self.phases.conj()).real
-            bounds.append(self.weights @ (power * (dual / np.linalg.eigvalsh(gamma)[-1]) ** (1 - 1 / self.depth)))
-        return self.depth * float(max(bounds)), factor
+        roots, frames = power.astype(complex)[:, None, None], self.phases[:, :, None]
+        bound = dual_bound(roots, np.ones_like(roots), frames, self.weights, self.depth)
+        if self.phases.shape[1] > DESCENT_ROWS:
+            return bound, None
+        factor, dual = self.solve(roots, frames)
+        return max(bound, dual_bound(roots, dual, frames, self.weights, self.depth)), factor
+
+    def solve(
+        self, roots: Complex[np.ndarray, "half K c"], frames: Complex[np.ndarray, "half rows c"]
+    ) -> tuple[Float[np.ndarray, "rows rows"], Complex[np.ndarray, "half K c"]]:
+        """W with P = WᵀW near the minimum of a programme and Λ near its dual maximum, by the method that its size calls for.
+
+        Roots are V_u at depth 2, and with one channel v_u^{2/L} ≥ 0, where Λ_u = y_u^{1/L}.
+        """
+        if frames.shape[1] > NEWTON_ROWS:
+            sites = tuple(min(k, n) for k, n in zip(self.kernel, self.grid, strict=True))
+            return factored_descent(roots, Lags.of(self.grid, sites, self.copies), self.weights, self.depth)
+        return central_path(roots, frames, self.weights, self.depth)
 
     def bracket(self, width: float) -> tuple[float, float, list[Tensor] | None]:
         """A proved lower bound and the cheapest of the networks tried; the search ends when it meets the bound."""
@@ -287,11 +282,12 @@ class _Problem:
         norms = [float(np.linalg.norm(w)) for w in layers]
         common = math.prod(norms) ** (1 / self.depth)
         weights = [torch.from_numpy(w * (common / norm)) for w, norm in zip(layers, norms, strict=True)]
-        computed = frequency_blocks(LinearCNN.from_weights(weights, self.grid)).predictor().detach()
-        error = float((computed - self.predictor).norm() / self.predictor.norm())
-        if not error <= max(MAP_TOLERANCE, self.tolerance):
-            return math.inf, None
-        return sum(float((w**2).sum()) for w in weights), weights
+        values = frequency_blocks(LinearCNN.from_weights(weights, self.grid)).values.detach()
+        computed = values[..., : self.grid[-1] // 2 + 1, :, :].flatten(0, len(self.grid) - 1).numpy()
+        wrong, right = (float(self.weights @ (np.abs(b) ** 2).sum((1, 2))) for b in (computed - self.blocks, self.blocks))
+        error = math.sqrt(wrong / right)  # of the predictor, by Parseval
+        exact = error <= max(MAP_TOLERANCE, self.tolerance)
+        return (sum(float((w**2).sum()) for w in weights), weights) if exact else (math.inf, None)
 
 
 def spectral_factor(factor: Float[np.ndarray, "rows T"]) -> Float[np.ndarray, " T"]:
