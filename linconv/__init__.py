@@ -16,6 +16,7 @@ from linconv.penalties import Schatten
 from linconv.profiles import predicted_profile
 from linconv.solvers import Solution, fit, fit_path
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
+from linconv.sweeps import sweep
 from linconv.torch_import import NotLinearCNNError, from_torch
 from linconv.training import Trajectory, train
 
@@ -42,5 +43,6 @@ __all__ = [
     "patch_spectrum",
     "predicted_profile",
     "representation_cost",
+    "sweep",
     "train",
 ]

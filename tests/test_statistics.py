@@ -1,0 +1,436 @@
+"""Intervals, trends and distances: laws, enumeration by hand, coverage with a binomial bound, and samples that have no spread."""
+
+import itertools
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from linconv.statistics import (
+    Interval,
+    bootstrap_interval,
+    correlation,
+    correlation_interval,
+    cosine_distance,
+    first_moment,
+    hierarchical_interval,
+    kl_divergence,
+    permutation_test,
+    total_variation,
+    trend,
+)
+
+F64 = torch.float64
+EPS = torch.finfo(F64).eps
+DISTANCES = [kl_divergence, total_variation, cosine_distance]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0, dtype=F64):
+    return torch.randn(*shape, dtype=F64, generator=seeded(seed)).to(dtype)
+
+
+def least_count(trials, probability, chance=1e-4):
+    """The count that so many trials fall below with this chance."""
+    return stats.binom.ppf(chance, trials, probability)
+
+
+def whole_numbers(least, most):
+    return st.lists(st.integers(-5, 5), min_size=least, max_size=most).map(lambda values: torch.tensor(values, dtype=F64))
+
+
+# Bootstrap
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.integers(-20, 20))
+def test_the_interval_scales_with_the_data(seed, n, exponent):
+    x = normal(n, seed=seed)
+    plain = bootstrap_interval(x, generator=seeded(1), resamples=199)
+    scaled = bootstrap_interval(x * 2.0**exponent, generator=seeded(1), resamples=199)
+    assert scaled == Interval(*(bound * 2.0**exponent for bound in (plain.estimate, plain.low, plain.high)), 0.95)
+    # A mean of samples lies between them, up to rounding.
+    slack = n * EPS * x.abs().max()
+    assert x.min() - slack <= plain.low <= plain.high <= x.max() + slack
+
+
+def test_a_higher_level_is_wider_and_the_generator_decides():
+    x = normal(15)
+    narrow, wide = (bootstrap_interval(x, generator=seeded(), level=level) for level in (0.8, 0.99))
+    assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
+    assert bootstrap_interval(x, generator=seeded(), level=0.8) == narrow
+    assert bootstrap_interval(x, generator=seeded(1), level=0.8) != narrow
+    source = seeded()
+    bootstrap_interval(x, generator=source)
+    assert not torch.equal(source.get_state(), seeded().get_state())  # a second call draws anew
+
+
+def test_many_samples_agree_with_student(dtype):
+    x = normal(400, dtype=dtype)
+    found = bootstrap_interval(x, generator=seeded())
+    error = float(x.std()) / 20
+    low, high = stats.t.interval(0.95, 399, loc=float(x.mean()), scale=error)
+    # 10⁴ resamples know a 2.5 % quantile to √(.025·.975/10⁴)/φ(1.96) = .027 standard errors; five of these, and the sample's skewness.
+    assert abs(found.low - low) < 0.15 * error
+    assert abs(found.high - high) < 0.15 * error
+    assert type(found.low) is float
+
+
+@pytest.mark.parametrize(("statistic", "truth"), [(np.mean, 0.0), (np.median, 0.0), (np.std, 1.0)])
+def test_coverage(statistic, truth):
+    trials = 200
+    x = normal(40, trials, seed=3)
+    found = bootstrap_interval(x, statistic, generator=seeded(), level=0.9, resamples=999)
+    covered = int(((found.low <= truth) & (truth <= found.high)).sum())
+    # At 40 samples the bootstrap covers some per cent less than it says, most for the standard deviation.
+    assert least_count(trials, 0.84) <= covered
+    assert trials - covered >= least_count(trials, 0.05)
+
+
+def test_a_band_is_of_tensors_and_its_constant_entries_are_points():
+    x = normal(12, 2, 3)
+    x[:, 0, 1] = 0.1
+    found = bootstrap_interval(x, generator=seeded(), resamples=499)
+    assert found.low.shape == found.high.shape == found.estimate.shape == (2, 3)
+    torch.testing.assert_close(found.estimate, x.mean(0))
+    assert found.low[0, 1] == found.high[0, 1] == found.estimate[0, 1]
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[0, 1] = False
+    assert (found.low < found.estimate)[others].all()
+    assert (found.estimate < found.high)[others].all()
+    turned = bootstrap_interval(x.movedim(0, -1), generator=seeded(), resamples=499, axis=-1)
+    torch.testing.assert_close(turned.low, found.low, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e300, 1e-320])
+def test_constant_samples_are_a_point(value):
+    found = bootstrap_interval(torch.full((7,), value, dtype=F64), generator=seeded(), resamples=99)
+    assert found.low == found.high == found.estimate
+    assert math.isclose(found.estimate, value, rel_tol=8 * EPS)
+
+
+@pytest.mark.parametrize("statistic", [np.max, np.median, np.min])
+@pytest.mark.parametrize("values", [[0, 0, 0, 0, 1], [0, 1], [0, 0, 1, 1], [0, 1, 2, 3, 4]])
+def test_where_bca_does_not_exist_percentiles_stand_in(values, statistic):
+    found = bootstrap_interval(torch.tensor(values, dtype=F64), statistic, generator=seeded(), resamples=499)
+    assert min(values) <= found.low <= found.high <= max(values)
+
+
+def test_paired_samples_are_resampled_together():
+    x = normal(10)
+
+    def largest_difference(a, b, axis):
+        return np.abs(a - b).max(axis)
+
+    found = bootstrap_interval((x, x + 1), largest_difference, generator=seeded(), resamples=199)
+    assert abs(found.low - 1) < 1e-14
+    assert abs(found.high - 1) < 1e-14
+
+
+# Correlation
+
+
+@given(st.integers(0, 10**6), st.integers(3, 30))
+def test_correlation_is_that_of_scipy_whatever_the_scale(seed, n):
+    x, y = normal(2, n, seed=seed)
+    expected = stats.pearsonr(x.numpy(), y.numpy()).statistic
+    tolerance = 20 * n * EPS
+    assert abs(correlation(x, y) - expected) < tolerance
+    assert abs(correlation(y, x) - expected) < tolerance
+    assert abs(correlation(-x, 3 * y) + expected) < tolerance
+    assert abs(correlation(x * 1e250, y * 1e-250) - expected) < tolerance
+    assert abs(correlation(x.reshape(1, -1), y.reshape(1, -1)) - expected) < tolerance
+    assert correlation(x, 2 * x + 1) > 1 - tolerance
+
+
+def test_correlation_interval_over_entries_covers():
+    trials, truth = 100, 0.6
+    covered = 0
+    for seed in range(trials):
+        x, noise = normal(2, 40, seed=seed)
+        found = correlation_interval(x, truth * x + math.sqrt(1 - truth**2) * noise, generator=seeded(seed), level=0.9, resamples=499)
+        assert -1 <= found.low <= found.high <= 1
+        covered += found.low <= truth <= found.high
+    assert least_count(trials, 0.84) <= covered <= trials - least_count(trials, 0.04)
+
+
+@given(st.integers(0, 1000), st.integers(3, 5))
+def test_few_entries_have_resamples_without_a_correlation(seed, n):
+    x, y = normal(2, n, seed=seed)
+    found = correlation_interval(x, y, generator=seeded(), resamples=99)
+    assert -1 - 4 * EPS <= found.low <= found.high <= 1 + 4 * EPS
+
+
+def test_correlation_interval_over_runs():
+    curve = torch.linspace(1, 2, 9, dtype=F64)
+    runs = curve.flip(0) ** 2 + 3 * normal(8, 9)
+    reference = curve.expand(8, 9)
+    found = correlation_interval(runs, reference, generator=seeded(), resamples=4999)
+    assert math.isclose(found.estimate, correlation(runs.mean(0), curve), rel_tol=1e-12)
+    assert found.low < found.estimate < found.high < 0
+    # BCa by hand, from rows drawn with replacement.
+    rng = np.random.default_rng(0)
+    drawn = np.array([correlation(runs[torch.from_numpy(rng.integers(0, 8, 8))].mean(0), curve) for _ in range(4999)])
+    left_out = np.array([correlation(runs[torch.arange(8) != i].mean(0), curve) for i in range(8)])
+    spread = left_out.mean() - left_out
+    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    bias = stats.norm.ppf((drawn < found.estimate).mean())
+    for bound, z in ((found.low, -1.96), (found.high, 1.96)):
+        share = stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
+        # Shares are known to √(¼·2/4999) = .01, and the bias to .02·√2, of which a share takes at most 2φ(0) = .8 times as much.
+        assert abs((drawn <= bound).mean() - share) < 0.1
+    alike = correlation_interval(runs[:1].expand(8, 9), reference, generator=seeded(), resamples=99)
+    assert alike.low == alike.high == alike.estimate
+
+
+# Trends
+
+
+def kendall_s(samples):
+    return sum(
+        (high > low) - (high < low)
+        for a, b in itertools.combinations(samples, 2)
+        for low, high in itertools.product(a.tolist(), b.tolist())
+    )
+
+
+def relabelled(samples):
+    """All assignments of the values to the levels, each permutation counted."""
+    pooled, ends = torch.cat(samples), list(itertools.accumulate(map(len, samples)))
+    for order in itertools.permutations(range(len(pooled))):
+        shuffled = pooled[list(order)]
+        yield [shuffled[end - len(x) : end] for end, x in zip(ends, samples, strict=True)]
+
+
+@given(st.lists(whole_numbers(1, 2), min_size=2, max_size=3).filter(lambda s: 3 <= sum(map(len, s)) <= 5))
+def test_trend_is_exact_where_it_can_be(samples):
+    observed = kendall_s(samples)
+    null = np.array([kendall_s(s) for s in relabelled(samples)])
+    for alternative, expected in (("greater", np.mean(null >= observed)), ("less", np.mean(null <= observed))):
+        assert math.isclose(trend(samples, generator=seeded(), alternative=alternative).p_value, expected, rel_tol=1e-12)
+    found = trend(samples, generator=seeded())
+    assert math.isclose(found.p_value, min(1, 2 * min(np.mean(null >= observed), np.mean(null <= observed))), rel_tol=1e-12)
+    pairs = math.comb(sum(map(len, samples)), 2)
+    within = sum(math.comb(len(x), 2) for x in samples)
+    ties = sum(math.comb(int(c), 2) for c in torch.cat(samples).unique(return_counts=True)[1])
+    expected = observed / math.sqrt((pairs - within) * (pairs - ties)) if pairs > ties else 0
+    assert math.isclose(found.tau, expected, rel_tol=1e-12, abs_tol=1e-12)
+
+
+@given(st.integers(0, 1000), st.integers(2, 4), st.integers(1, 3))
+def test_what_a_trend_depends_on(seed, count, runs):
+    samples = list(normal(count, runs + 1, seed=seed))
+    levels = [0.5 * 2**i for i in range(count)]
+    found = trend(samples, levels, generator=seeded(), resamples=99)
+    assert found.slope.low <= found.slope.estimate <= found.slope.high
+    monotone = trend([x.exp() for x in samples], [level**2 for level in levels], generator=seeded(), resamples=99)
+    assert (monotone.tau, monotone.p_value) == (found.tau, found.p_value)
+    scaled = trend([4 * x for x in samples], [2 * level for level in levels], generator=seeded(), resamples=99)
+    assert [scaled.slope.low, scaled.slope.estimate, scaled.slope.high] == [
+        2 * found.slope.low,
+        2 * found.slope.estimate,
+        2 * found.slope.high,
+    ]
+    down = trend([-x for x in samples], levels, generator=seeded())
+    assert math.isclose(down.tau, -found.tau, rel_tol=1e-12)
+    assert down.slope.estimate == -found.slope.estimate
+
+
+def test_p_values_are_not_too_small_without_a_trend_and_small_with_one():
+    trials = 150
+    found = [trend(list(normal(3, 3, seed=seed)), generator=seeded(seed), resamples=1680).p_value for seed in range(trials)]
+    assert sum(p <= 0.1 for p in found) <= trials - least_count(trials, 0.9)
+    steep = [torch.arange(3, dtype=F64) + 10 * i for i in range(3)]
+    assert trend(steep, generator=seeded(), resamples=1680).p_value == 2 / 1680
+    assert trend(steep, generator=seeded(), resamples=199, alternative="greater").p_value == 1 / 200  # by chance: the observed counts
+    assert trend(steep, generator=seeded(), resamples=199, alternative="less").p_value == 1
+
+
+def test_values_that_are_all_alike_have_no_trend():
+    found = trend([torch.ones(3), torch.ones(2)], generator=seeded())
+    assert (found.tau, found.p_value, found.slope) == (0.0, 1.0, Interval(0.0, 0.0, 0.0, 0.95))
+
+
+# Runs and images
+
+
+def test_hierarchical_resampling_has_the_variance_of_runs_and_images():
+    values = 2 * normal(6, 1, seed=1) + normal(6, 10)
+    found = hierarchical_interval(values, generator=seeded(), resamples=4000, level=0.9)
+    means = values.mean(1)
+    # Var of a resampled mean: that of the run means, and within runs 1/images of that of the images, over the number of runs.
+    variance = (means.var(correction=0) + values.var(1, correction=0).mean() / 10) / 6
+    width = 2 * stats.norm.ppf(0.95) * math.sqrt(variance)
+    # Quantiles of 4000 resamples: √(.05·.95/4000)/φ(1.64) = .033 standard deviations each, of 3.29 between the two; the mean of six runs
+    # is not quite normal: its excess kurtosis is a sixth of that of the runs, at least −2.
+    assert abs((found.high - found.low) / width - 1) < 0.1
+    naive = bootstrap_interval(values.flatten(), generator=seeded(), level=0.9)
+    assert naive.high - naive.low < 0.6 * (found.high - found.low)
+
+
+def test_hierarchical_intervals_of_curves_and_of_statistics():
+    values = normal(4, 5, 3)
+    found = hierarchical_interval(values, generator=seeded(), resamples=99)
+    torch.testing.assert_close(found.estimate, values.mean((0, 1)))
+    assert (found.low < found.high).all()
+    largest = hierarchical_interval(values, lambda sample: sample.amax(), generator=seeded(), resamples=99)
+    assert largest.high == largest.estimate == values.max()
+    assert largest.low < largest.high
+    constant = hierarchical_interval(torch.ones(2, 3), generator=seeded(), resamples=9)
+    assert constant.low == constant.high == constant.estimate == 1
+    one_image = hierarchical_interval(values[:, :1, 0], generator=seeded(), resamples=99)
+    assert one_image.low < one_image.high
+
+
+# Differences
+
+
+@given(whole_numbers(2, 4), whole_numbers(2, 4))
+def test_permutation_test_is_enumeration(a, b):
+    pooled = torch.cat([a, b]).tolist()
+    chosen = [set(c) for c in itertools.combinations(range(len(pooled)), len(a))]
+    null = [sum(pooled[i] for i in c) / len(a) - sum(v for i, v in enumerate(pooled) if i not in c) / len(b) for c in chosen]
+    observed = float(a.mean() - b.mean())
+    above, below = (np.mean([sign * (value - observed) >= -1e-9 for value in null]) for sign in (1, -1))
+    found = {
+        alternative: permutation_test(a, b, generator=seeded(), alternative=alternative) for alternative in ("greater", "less", "two-sided")
+    }
+    assert math.isclose(found["greater"].estimate, observed, abs_tol=1e-12)
+    assert math.isclose(found["greater"].p_value, above, rel_tol=1e-12)
+    assert math.isclose(found["less"].p_value, below, rel_tol=1e-12)
+    assert math.isclose(found["two-sided"].p_value, min(1, 2 * min(above, below)), rel_tol=1e-12)
+
+
+# Distances
+
+
+@st.composite
+def curves(draw, count=2):
+    n = draw(st.integers(2, 12))
+    radii = torch.tensor(draw(st.lists(st.floats(0.01, 5), min_size=n, max_size=n)), dtype=F64).cumsum(0)
+    positive = st.lists(st.floats(1e-3, 1e3), min_size=n, max_size=n)
+    return [torch.tensor(draw(positive), dtype=F64) for _ in range(count)], radii
+
+
+@given(curves(count=3), st.integers(-300, 300))
+def test_laws_of_distances(drawn, exponent):
+    (p, q, other), r = drawn
+    tolerance = 100 * EPS
+    for distance in DISTANCES:
+        assert distance(p, q, r) >= 0
+        assert distance(p, p, r) == 0
+        assert math.isclose(distance(p * 2.0**exponent, q, r), distance(p, q, r), rel_tol=tolerance, abs_tol=tolerance)
+    assert total_variation(p, q, r) == total_variation(q, p, r)
+    assert cosine_distance(p, q, r) == cosine_distance(q, p, r)
+    assert total_variation(p, q, r) <= total_variation(p, other, r) + total_variation(other, q, r) + tolerance
+    assert 2 * total_variation(p, q, r) ** 2 <= kl_divergence(p, q, r) + tolerance  # Pinsker
+    assert total_variation(p, q, r) <= 1 + tolerance
+    assert cosine_distance(p, q, r) <= 1 + tolerance
+    assert r[0] * (1 - tolerance) <= first_moment(p, r) <= r[-1] * (1 + tolerance)
+    moment = first_moment(p, r)
+    assert math.isclose(first_moment(p, 2 * r + 1), 2 * moment + 1, rel_tol=tolerance)
+
+
+@given(curves())
+def test_distances_by_the_trapezoidal_rule(drawn):
+    (p, q), r = (([x.numpy() for x in drawn[0]]), drawn[1].numpy())
+    x, y = p / np.trapezoid(p, r), q / np.trapezoid(q, r)
+    rtol = 1e3 * EPS
+    size = np.trapezoid(x * np.abs(np.log(x / y)), r)
+    assert math.isclose(kl_divergence(*drawn[0], drawn[1]), np.trapezoid(x * np.log(x / y), r), abs_tol=rtol * max(size, 1))
+    assert math.isclose(total_variation(*drawn[0], drawn[1]), np.trapezoid(np.abs(x - y), r) / 2, abs_tol=rtol)
+    cosine = np.trapezoid(x * y, r) / math.sqrt(np.trapezoid(x * x, r) * np.trapezoid(y * y, r))
+    assert math.isclose(cosine_distance(*drawn[0], drawn[1]), 1 - cosine, abs_tol=rtol)
+    assert math.isclose(first_moment(drawn[0][0], drawn[1]), np.trapezoid(r * x, r), rel_tol=rtol)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9])
+def test_small_distances_keep_their_digits(size):
+    r = torch.linspace(0, 3, 20, dtype=F64)
+    p, q = 1 + r, (1 + r) * (1 + size * torch.cos(r))
+    with mpmath.workdps(50):
+        numbers = [[mpmath.mpf(v) for v in curve.tolist()] for curve in (p, q, r)]
+        weights = [(numbers[2][min(i + 1, 19)] - numbers[2][max(i - 1, 0)]) / 2 for i in range(20)]
+        x, y = ([w * v for w, v in zip(weights, curve, strict=True)] for curve in numbers[:2])
+        x, y = [v / mpmath.fsum(x) for v in x], [v / mpmath.fsum(y) for v in y]
+        divergence = float(mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(x, y, strict=True)))
+        dots = [mpmath.fsum(a * b / w for a, b, w in zip(s, t, weights, strict=True)) for s, t in ((x, y), (x, x), (y, y))]
+        angle = float(1 - dots[0] / mpmath.sqrt(dots[1] * dots[2]))
+    # A curve is known to ε, its difference to ε/size, and both distances are squares of it.
+    assert math.isclose(kl_divergence(p, q, r), divergence, rel_tol=100 * EPS / size)
+    assert math.isclose(cosine_distance(p, q, r), angle, rel_tol=100 * EPS / size)
+
+
+def test_curves_that_vanish_somewhere():
+    r = torch.tensor([0.0, 1.0, 3.0])
+    left, right, both = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.5])
+    assert kl_divergence(left, right, r) == math.inf
+    assert total_variation(left, right, r) == cosine_distance(left, right, r) == 1
+    assert math.isclose(kl_divergence(left, both, r), math.log(2))
+    assert kl_divergence(both, left, r) == math.inf
+    assert math.isclose(first_moment(both, r), 1.5)
+
+
+# Bad input
+
+
+X = torch.arange(5.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda g: bootstrap_interval(torch.tensor([1.0, math.nan]), generator=g), ValueError, "samples: expected finite numbers"),
+        (lambda g: bootstrap_interval([1.0, 2.0], generator=g), TypeError, "samples: expected a torch tensor"),
+        (lambda g: bootstrap_interval(torch.ones(1), generator=g), ValueError, "samples: expected at least two"),
+        (lambda g: bootstrap_interval((X, X[:2]), generator=g), ValueError, "samples: expected one tensor or several of one shape"),
+        (lambda g: bootstrap_interval((), generator=g), ValueError, "samples: expected one tensor"),
+        (lambda g: bootstrap_interval(X, generator=g, axis=1), ValueError, "axis: expected one of the 1 axes"),
+        (lambda g: bootstrap_interval(X, generator=g, level=95), ValueError, "level: expected a confidence"),
+        (lambda g: bootstrap_interval(X, generator=g, level=1.0), ValueError, "level: expected a confidence"),
+        (lambda g: bootstrap_interval(X, generator=g, resamples=0), ValueError, "resamples: expected a positive integer"),
+        (lambda g: bootstrap_interval(X, generator=0), TypeError, "generator: expected a torch.Generator"),
+        (lambda g: bootstrap_interval(X, lambda x, axis: x.sum(axis) * np.nan, generator=g), ValueError, "statistic: not finite"),
+        (lambda g: correlation(X, X[:3]), ValueError, "a, b: expected one shape"),
+        (lambda g: correlation(X[:2], X[:2]), ValueError, "a, b: expected one shape with at least three"),
+        (lambda g: correlation(X, torch.ones(5)), ValueError, "b: expected entries that are not all alike, got 1 5 times"),
+        (lambda g: correlation(torch.zeros(5), X), ValueError, "a: expected entries that are not all alike"),
+        (lambda g: correlation(1 + EPS * X.double(), X.double()), ValueError, "a: expected entries that are not all alike"),
+        (lambda g: correlation_interval(X, X.expand(2, 5), generator=g), ValueError, r"a, b: expected one shape, .* use expand"),
+        (lambda g: correlation_interval(X[:, None, None], X, generator=g), ValueError, r"a: expected \(m,\) or \(runs, m\)"),
+        (lambda g: correlation_interval(X.expand(1, 5), X.expand(1, 5), generator=g), ValueError, "samples: expected at least two"),
+        (lambda g: trend([X], generator=g), ValueError, "values_by_level: expected two levels or more"),
+        (lambda g: trend([X[:1], X[:1]], generator=g), ValueError, "values_by_level: expected two levels or more and three values"),
+        (lambda g: trend([X, X[:0]], generator=g), ValueError, r"values_by_level\[1\]: expected data"),
+        (lambda g: trend([X, X], [1.0], generator=g), ValueError, "values_by_level: expected two levels or more"),
+        (lambda g: trend([X, X], [1.0, 1.0], generator=g), ValueError, "levels: expected finite numbers that increase"),
+        (lambda g: trend([X, X], [0.0, math.nan], generator=g), ValueError, "levels: expected finite numbers"),
+        (lambda g: trend([X, X], generator=g, alternative="up"), ValueError, "alternative: expected"),
+        (lambda g: hierarchical_interval(X, generator=g), ValueError, r"values: expected \(runs, images"),
+        (lambda g: hierarchical_interval(X[None], generator=g), ValueError, "values: expected .* two runs or more"),
+        (
+            lambda g: hierarchical_interval(X.expand(2, 5), lambda x: x.mean() / 0 - math.inf, generator=g),
+            ValueError,
+            "statistic: not finite",
+        ),
+        (lambda g: permutation_test(X, X[:1], generator=g), ValueError, "a, b: expected at least two values each, got 5 and 1"),
+        (lambda g: permutation_test(X, X, generator=g, alternative="more"), ValueError, "alternative: expected"),
+        (lambda g: kl_divergence(X, X, X.flip(0)), ValueError, "radii: expected two or more ascending"),
+        (lambda g: kl_divergence(X[:1], X[:1], X[:1]), ValueError, "radii: expected two or more"),
+        (lambda g: total_variation(X - 1, X, X), ValueError, "p: expected 5 numbers ≥ 0"),
+        (lambda g: cosine_distance(X, 0 * X, X), ValueError, "q: expected 5 numbers ≥ 0, not all 0"),
+        (lambda g: first_moment(X[:3], X), ValueError, r"p: expected 5 numbers .* got shape \(3,\)"),
+        (lambda g: first_moment(X * math.inf, X), ValueError, "p: expected finite numbers"),
+    ],
+)
+def test_bad_input(act, error, message):
+    with pytest.raises(error, match=message):
+        act(seeded())

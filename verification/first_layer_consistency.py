@@ -1,0 +1,203 @@
+r"""The first layers of different trained networks spread their energy over the patch components in the same way.
+
+For filters W the energies $e_i = (\frac1K \sum_k \langle w_k, u_i\rangle^2)^{1/2}$ along the principal components u_i of the image patches
+form a profile. Profiles of networks that differ in seed, width, architecture, or in labels that are true or random, correlate at .8 or
+more; profiles of their untrained filters do not. Chowers and Weiss, arXiv 2206.02454, report .87 to .99 for VGG-11 and ResNet-18 on
+CIFAR-10, a NeurIPS-2023 reproduction at least .8 for VGG-11 and ResNet-20.
+
+What is required is said of the change W − W₀: early in training W is mostly its start. Correlations are means over pairs of runs, their
+intervals a bootstrap over components. A high correlation is weak evidence by itself: random decreasing profiles correlate too, and what
+they reach is printed. It is an observation on some data, not a theorem.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Interval as Between
+from jaxtyping import Float
+from torch import Tensor
+
+from linconv.claims import Check, Figure, Note, Progress, UsageError, control, exceeds, main
+from linconv.profile_fits import ProfileFit, fit_published
+from linconv.statistics import Interval, bootstrap_interval
+from linconv.sweeps import sweep
+from verification._figure_first_layer import figure
+from verification._first_layer_runs import PRESETS, STEP_SIZE, grid_of_runs, prepare, run, spatial_frequencies, spectrum_of
+
+KIND = "empirical"
+FAST = {"preset": "smoke"}
+LEAST = 0.8  # what the reproduction found
+FIDELITY = 0.05  # of accuracy that a frozen first layer may cost
+RESOLUTION = 1 / 32  # cycles per pixel
+DRAWS = 1000
+# VGG-11 of full width on CIFAR-10, arXiv 2206.02454.
+PUBLISHED = {"seed": ".99", "width": ".98", "start": "−.13 ± .18", "architecture": ".87 (ResNet-18)", "labels": ".90 ± .02", "fit": ".94"}
+
+Profiles = dict[str, dict[str, Float[Tensor, "runs P"]]]
+
+
+def claim(
+    *,
+    data: Annotated[str, "data set: photos, cifar10, fashion-mnist, or a folder with one subfolder of images a class"] = "photos",
+    preset: Annotated[Literal["smoke", "reduced", "full"], "size: smoke, reduced (minutes on two cores), full (the papers')"] = "smoke",
+    padding: Annotated[Literal["zeros", "circular"], "padding of all convolutions"] = "zeros",
+    store: Annotated[str, "file that keeps finished runs, from which a run that was killed goes on; empty: none is kept"] = "",
+    jobs: Annotated[int, Between(ge=1, le=256), "processes that train at the same time"] = 2,
+    seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first run of each kind"] = 0,
+) -> Iterator[Check | Figure | Note | Progress]:
+    generator = torch.Generator().manual_seed(seed)
+    yield Progress("decomposing patches")
+    try:
+        train, _ = prepare(data, PRESETS[preset].samples)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"data: {error}") from error
+    if len(train.classes) < 2:
+        raise UsageError(f"data: expected at least two classes, {data} has only {train.classes[0]!r}")
+    spectrum, grid = spectrum_of(train), grid_of_runs(preset, data, padding, seed)
+    p = PRESETS[preset]
+    sizes = f"VGG-11 of width {p.width} and {p.other_width}, ResNet-20 of width {p.residual_width}"
+    yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds", in_scope=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    yield from train_all(grid, store, jobs, results)
+    profiles = {name: stacked(runs) for name, runs in results.items()}
+    fits = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
+    rows = {kind: correlations(profiles, kind, generator) for kind in ("change", "trained")}
+    yield from consistency_checks(profiles, rows["change"], generator)
+    yield from notes(rows, fits, len(spectrum.lambdas), generator)
+    frequencies = spatial_frequencies(spectrum)
+    yield from behaviour(results, profiles, frequencies, generator)
+    title = f"First layers, preset {preset}: {len(train)} images of {data}"
+    yield Figure("first_layer_consistency", lambda: figure(results, profiles, rows, fits, frequencies, PUBLISHED, title))
+
+
+def train_all(
+    grid: dict[str, list[dict[str, Any]]], store: str, jobs: int, results: dict[str, list[dict[str, Any]]]
+) -> Iterator[Check | Progress]:
+    """Train what the store does not have yet, and put the results into `results`."""
+    tasks = [task for runs in grid.values() for task in runs]
+    kept: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Progress(f"training, 0 of {len(tasks)} runs")
+        path = Path(store) if store else Path(scratch, "runs.jsonl")
+        try:
+            records = sweep(run, tasks, store=path, n_jobs=jobs)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"store: {error}") from error
+        for record in records:
+            kept.append(record)
+            yield Progress(f"training, {len(kept)} of {len(tasks)} runs", len(kept) / len(tasks))
+    by_parameters = {repr(sorted(record["parameters"].items())): record["result"] for record in kept}
+    for name, runs in grid.items():
+        results[name] = [by_parameters[repr(sorted(task.items()))] for task in runs]
+
+
+def stacked(runs: list[dict[str, Any]]) -> dict[str, Float[Tensor, "runs P"]]:
+    return {kind: torch.tensor([r[kind] for r in runs], dtype=torch.float64) for kind in ("initial", "trained", "change")}
+
+
+def pairs(first: Float[Tensor, "n P"], second: Float[Tensor, "m P"] | None) -> tuple[Float[Tensor, "q P"], Float[Tensor, "q P"]]:
+    """All pairs of a profile of each, or of two different profiles of the first."""
+    if second is None:
+        i, j = torch.triu_indices(len(first), len(first), 1)
+        return first[i], first[j]
+    return first.repeat_interleave(len(second), 0), second.repeat(len(first), 1)
+
+
+def agreement(first: Float[Tensor, "n P"], second: Float[Tensor, "m P"] | None, generator: torch.Generator) -> Interval:
+    """The mean over pairs of Pearson's correlation of two profiles, and its interval over components."""
+    a, b = pairs(first, second)
+
+    def statistic(components: Any, axis: int) -> Any:
+        chosen = torch.as_tensor(components).long().movedim(axis, -1)
+        u, v = (part[:, chosen] - part[:, chosen].mean(-1, keepdim=True) for part in (a, b))
+        return ((u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1)).clamp(min=1e-300)).mean(0).numpy()
+
+    return bootstrap_interval(torch.arange(a.shape[1], dtype=torch.float64), statistic, generator=generator, resamples=DRAWS)
+
+
+def correlations(profiles: Profiles, kind: str, generator: torch.Generator) -> dict[str, Interval]:
+    """Across seeds, widths, architectures, labels, and of trained with untrained filters."""
+    base = profiles["base"][kind]
+    found = {"seed": agreement(base, None, generator)}
+    found |= {name: agreement(base, profiles[name][kind], generator) for name in ("width", "architecture", "labels")}
+    return found | {"start": agreement(base, profiles["base"]["initial"], generator)}
+
+
+def consistency_checks(profiles: Profiles, rows: dict[str, Interval], generator: torch.Generator) -> Iterator[Check]:
+    what = {"seed": "seeds", "width": "widths", "architecture": "VGG-11 and ResNet-20", "labels": "true and random labels"}
+    for name, text in what.items():
+        yield exceeds(f"(a) W − W₀ across {text}: correlation of profiles", rows[name], LEAST)
+    yield control("(a) profiles of the untrained filters", exceeds("", rows["start"], LEAST))
+    base = profiles["base"]["change"]
+    shuffled = base[:, torch.randperm(base.shape[1], generator=generator)]
+    yield control("(a) components in another order", exceeds("", agreement(base, shuffled, generator), LEAST))
+
+
+def notes(rows: dict[str, dict[str, Interval]], fits: list[ProfileFit], size: int, generator: torch.Generator) -> Iterator[Note]:
+    random = torch.rand(DRAWS, size, dtype=torch.float64, generator=generator).sort(1, descending=True).values
+    null = torch.stack([torch.corrcoef(random[i : i + 2])[0, 1] for i in range(0, DRAWS, 2)])
+    yield Note(
+        f"two random decreasing profiles correlate {float(null.mean()):.2f} on average, {float(null.quantile(0.95)):.2f} in one of 20"
+    )
+    titles = {
+        "seed": "across seeds",
+        "width": "across widths",
+        "start": "trained with untrained",
+        "architecture": "VGG-11 with ResNet-20",
+        "labels": "true with random labels",
+    }
+    for name, title in titles.items():
+        change, trained = (shown(rows[kind][name]) for kind in ("change", "trained"))
+        yield Note(f"{title}: W − W₀ {change}, W {trained}; published (VGG-11, CIFAR-10, W) {PUBLISHED[name]}")
+    best = ", ".join(f"{fit.correlation:.3f}" for fit in fits)
+    worth = max(fit.p_value for fit in fits)
+    yield Note(
+        f"published formula fitted to W − W₀: correlation {best}, p at most {worth:.2g}; published {PUBLISHED['fit']}, without a null"
+    )
+
+
+def shown(interval: Interval) -> str:
+    return f"{float(interval.estimate):.2f} ({float(interval.low):.2f} to {float(interval.high):.2f})"
+
+
+def behaviour(
+    results: dict[str, list[dict[str, Any]]],
+    profiles: Profiles,
+    frequencies: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
+    generator: torch.Generator,
+) -> Iterator[Check | Note]:
+    """(b) What training does to the first layer: energy grows, the profile peaks inside the band, responses; and what freezing it costs."""
+    free = [*results["base"], *results["width"], *results["architecture"]]
+    ratios = torch.tensor([math.log(r["growth"][-1][1] / r["growth"][0][1]) for r in free], dtype=torch.float64)
+    grown = bootstrap_interval(ratios, generator=generator, resamples=DRAWS)
+    yield exceeds("(b) ‖W − W₀‖ grows after the first epoch: log of the ratio", grown, 0.0, draws=len(free))
+    yield control("(b) it shrinks", exceeds("", Interval(-float(grown.estimate), -float(grown.high), -float(grown.low), grown.level), 0.0))
+    mean, spread = frequencies
+    inside = [min(float(mean[i] - mean.min()), float(mean.max() - mean[i])) for i in profiles["base"]["change"].argmax(1).tolist()]
+    low, high = float(mean.min()), float(mean.max())
+    yield Note(
+        f"components lie at {low:.2f} to {high:.2f} cycles per pixel, each ± {float(spread.mean()):.2f}; "
+        f"the profile of W − W₀ peaks {min(inside):.2f} or more inside that band (resolution {RESOLUTION:.2f})"
+    )
+    before, after = (sum(r["autocorrelation"][when][1] for r in results["base"]) / len(results["base"]) for when in ("before", "after"))
+    yield Note(f"neighbouring responses of the first layer correlate {before:.2f} before and {after:.2f} after training")
+    losses = torch.tensor(
+        [f["test_accuracy"] - b["test_accuracy"] for f, b in zip(results["frozen"], results["base"], strict=True)], dtype=torch.float64
+    )
+    kept = bootstrap_interval(losses, generator=generator, resamples=DRAWS)
+    yield exceeds(
+        "(b) test accuracy with a frozen first layer, less that of a trained one", kept, -FIDELITY, draws=len(losses), required=False
+    )
+    groups = ", ".join(
+        f"{name} {sum(r['train_accuracy'] for r in runs) / len(runs):.2f}/{sum(r['test_accuracy'] for r in runs) / len(runs):.2f}"
+        for name, runs in results.items()
+    )
+    yield Note(f"accuracy, train/test: {groups}")
+
+
+if __name__ == "__main__":
+    main(claim)
