@@ -7,8 +7,9 @@ The weight decay is given as a part of the least one at which the zero predictor
 real Fourier coordinates, so that no step needs a transform; torch's L-BFGS (strong Wolfe) trains the network in pixels.  Both
 stop as soon as they are within 1e-6 of the certified optimum, which they cannot know by themselves.  Times of cvxpy's solvers
 are without its compilation.  A ratio is peer : project, of medians of alternating repeats on one thread.
-The floor is what the iterations of `fit` would cost on all frequencies if they were bare products with the data and bare singular
-values: working sets go below it.  --full adds 32² to SCS (over ten minutes to compile) and 50,000 images.
+Rows that name no loss are of squared error.  The floor is what the iterations of `fit` would cost on all frequencies if they were
+bare products with the data and bare singular values: working sets go below it.  --full adds 32² to SCS (over ten minutes to
+compile) and 50,000 images.
 """
 
 import math
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -26,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 import linconv as lc
 from benchmarks.timing import interleaved, natural_images, seconds
+from linconv.losses import LossName, loss_of
 from linconv.solvers.splitting import Splitting
 from linconv.spectrum import half_pairs
 
@@ -40,15 +43,17 @@ class Case:
     x: torch.Tensor
     y: torch.Tensor
     part: float
+    loss: LossName = "squared"
 
     @property
     def decay(self) -> float:
-        pulled = (self.y.T @ self.x.flatten(1) / len(self.x)).reshape(-1, *self.x.shape[1:])
+        residual = -loss_of(self.loss).gradient(torch.zeros_like(self.y), self.y)
+        pulled = (residual.T @ self.x.flatten(1) / len(self.x)).reshape(-1, *self.x.shape[1:])
         blocks = torch.fft.fftn(pulled, dim=(2, 3)).movedim((0, 1), (-2, -1))
         return self.part * float(torch.linalg.matrix_norm(blocks, ord=2).max()) / 2
 
     def fit(self, tol: float = TOL) -> lc.Solution:
-        return lc.fit(self.x, self.y, depth=2, weight_decay=self.decay, tol=tol)
+        return lc.fit(self.x, self.y, depth=2, weight_decay=self.decay, loss=self.loss, tol=tol)
 
 
 def fourier(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +65,16 @@ def fourier(case: Case) -> tuple[np.ndarray, np.ndarray]:
     spectra, scale = np.delete(spectra * scale, second, axis=2), np.delete(scale, second)
     columns = np.stack([spectra.real, -spectra.imag], 1).transpose(0, 3, 1, 2)
     return columns.reshape(len(spectra), -1), scale * 2 * case.decay / math.sqrt(math.prod(case.x.shape[2:]))
+
+
+def data_term(f: np.ndarray, y: np.ndarray, loss: LossName) -> tuple[float, np.ndarray]:
+    """The loss summed over the images, and its derivative in the outputs."""
+    if loss == "squared":
+        return float(((f - y) ** 2).sum()) / 2, f - y
+    below = f - f.max(1, keepdims=True)
+    powers = np.exp(below)
+    total = powers.sum(1, keepdims=True)
+    return float(np.log(total).sum() - (y * below).sum()), powers / total - y
 
 
 class Reached(Exception):
@@ -79,10 +94,10 @@ def factored_lbfgs(case: Case, goal: float) -> int:
         numbers = flat.view(complex)
         a, b = numbers[:split].reshape(frequencies, width, channels), numbers[split:].reshape(frequencies, outputs, width)
         blocks = (b @ a).transpose(0, 2, 1)
-        left = columns @ np.stack([blocks.real, blocks.imag], 1).reshape(-1, outputs) - y
+        data, left = data_term(columns @ np.stack([blocks.real, blocks.imag], 1).reshape(-1, outputs), y, case.loss)
         slope = (columns.T @ left / n).reshape(frequencies, 2, channels, outputs)
         g = (slope[:, 0] + 1j * slope[:, 1]).transpose(0, 2, 1)
-        value = float((left**2).sum()) / (2 * n) + float(mu @ ((np.abs(a) ** 2).sum((1, 2)) + (np.abs(b) ** 2).sum((1, 2)))) / 2
+        value = data / n + float(mu @ ((np.abs(a) ** 2).sum((1, 2)) + (np.abs(b) ** 2).sum((1, 2)))) / 2
         if value <= goal:
             raise Reached
         by_a = b.conj().transpose(0, 2, 1) @ g + mu[:, None, None] * a
@@ -134,7 +149,7 @@ def programme(case: Case, solver: str, **options: float) -> tuple[float, float]:
         real, imaginary = (numbers[(2 * u + part) * channels : (2 * u + part + 1) * channels] for part in (0, 1))
         norms.append(weight / 2 * cp.normNuc(cp.bmat([[real, -imaginary], [imaginary, real]])))
     task = cp.Problem(cp.Minimize(cp.sum_squares(columns @ numbers - case.y.numpy()) / (2 * len(case.y)) + cp.sum(norms)))
-    data, chain, inverse = task.get_problem_data(solver)
+    data, chain, inverse = task.get_problem_data(solver, solver_opts=options)
     start = time.process_time()
     found = chain.solve_via_data(task, data, warm_start=False, verbose=False, solver_opts=options)
     taken = time.process_time() - start
@@ -144,23 +159,26 @@ def programme(case: Case, solver: str, **options: float) -> tuple[float, float]:
 
 def counted(work: Callable[[], lc.Solution]) -> tuple[lc.Solution, int]:
     """What the work returns, and the steps of splitting that it makes."""
-    made, plain = [], Splitting.advance
+    made, plain = [], Splitting.run
 
-    def advance(self: Splitting, steps: int) -> None:
+    def run(self: Splitting, *arguments: Any) -> tuple[int, bool]:
+        steps, reached = plain(self, *arguments)
         made.append(steps)
-        plain(self, steps)
+        return steps, reached
 
-    Splitting.advance = advance
+    Splitting.run = run
     try:
         return work(), sum(made)
     finally:
-        Splitting.advance = plain
+        Splitting.run = plain
 
 
-def compare(side: int, samples: int, part: float, repeats: int, pixels: bool = False) -> None:
+def compare(side: int, samples: int, part: float, repeats: int, pixels: bool = False, loss: LossName = "squared") -> None:
     """Print the project, the floor and the networks on one problem."""
     x, y = natural_images(samples, (side, side))
-    case = Case(x, y, part)
+    if loss != "squared":
+        y = torch.nn.functional.one_hot(y.argmax(1), y.shape[1]).to(y)
+    case = Case(x, y, part, loss)
     best = case.fit(1e-9)
     found, steps = counted(case.fit)
     goal = best.objective * (1 + TOL)
@@ -172,7 +190,7 @@ def compare(side: int, samples: int, part: float, repeats: int, pixels: bool = F
     works = [case.fit, partial(factored_lbfgs, case, goal), lambda: columns.T @ (columns @ right), lambda: torch.linalg.svdvals(blocks)]
     ours, theirs, products, values = interleaved(works, repeats)
     print(
-        f"{side:3d}² N={samples:<5d} decay {part:<6g} project {ours * 1e3:8.1f} ms, {steps:4d} steps, gap {found.gap:.0e}   "
+        f"{side:3d}² N={samples:<5d} {loss}, decay {part:<6g} project {ours * 1e3:8.1f} ms, {steps:4d} steps, gap {found.gap:.0e}   "
         f"floor {steps * (products + values) * 1e3:8.1f} ms   L-BFGS {theirs * 1e3:9.1f} ms, {factored_lbfgs(case, goal)} evaluations, "
         f"ratio {theirs / ours:6.1f} (target {TARGETS['L-BFGS']:g})",
         flush=True,
@@ -212,6 +230,8 @@ def main(full: bool) -> None:
     with threadpool_limits(1):
         for part in (0.3, 0.1, 0.03, 0.01):
             compare(32, 500, part, 3)
+        for part in (0.3, 0.1, 0.03, 0.01, 0.003):
+            compare(32, 500, part, 3, loss="cross-entropy")
         compare(8, 100, 0.01, 5, pixels=True)
         compare(16, 200, 0.01, 5)
         accurate = {"eps_abs": 1e-7, "eps_rel": 1e-7, "max_iters": 10**5}

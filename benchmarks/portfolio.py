@@ -1,16 +1,21 @@
 """The portfolio at depth ≥ 3 against ten L-BFGS runs of the deep network itself.
 
     LINCONV_DATA=DIR python -m benchmarks.portfolio [grid sizes] [depths]     e.g.  4,8 3,4,6
+    python -m benchmarks.portfolio --small COUNT [FIRST]
 
 The runs minimise over full complex layers at half the spectrum, from torch's default initialisation, with SciPy's L-BFGS-B.
-Up to a grid of 8×8 all ten are run, beyond that two, whose time counts five times.  Images are 500 of CIFAR-10, centred; one
-thread, one run.  "Portfolio / ten runs" is the ratio of times; "better by" is (best run − portfolio) / portfolio.
+Images are 500 of CIFAR-10, centred; up to a grid of 8×8 all ten runs are made, beyond that two, whose time counts five times.
+`--small`: random problems of seeds FIRST (default 0) to FIRST + COUNT − 1, all ten runs.  Processor time of one thread, one run.
+"Portfolio / ten runs" is the ratio of times; "better by" is (best run − portfolio) / portfolio.
 """
 
 import math
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
+from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +26,14 @@ from linconv.images import center, load
 from linconv.solvers.descents import Frequencies
 from linconv.solvers.networks import prune
 from linconv.solvers.portfolio import portfolio
-from linconv.solvers.problem import Problem
+from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.reduction import reduce
 
 GRIDS, DEPTHS, DECAY, IMAGES, RUNS = (4, 8, 16, 32), (3, 4, 6), 0.01, 500, 10
+SMALL_GRIDS = [(3,), (4,), (5,), (2, 2), (2, 3), (3, 3), (4, 4), (2, 2, 2)]
+SIZES = (8, 16, 32, 64, math.inf)  # numbers in the predictor, up to which a problem counts in a row of the table
+LEVEL = 1e-9  # relative differences below this are rounding
+T = TypeVar("T")
 
 
 def photographs(size: int, depth: int) -> Problem:
@@ -78,15 +87,48 @@ def run(space: Frequencies, seed: int) -> float:
     return float(space.objective(prune(torch.from_numpy(product)[None] / math.sqrt(sites)))[0])
 
 
+def small_problem(seed: int) -> Problem:
+    """A random one: white images or such with a spectrum 1/(1 + |u|), labels linear with noise or nothing but noise."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one_of(options: list[T]) -> T:
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    grid, channels, outputs = one_of(SMALL_GRIDS), one_of([1, 2, 3]), one_of([1, 2, 3])
+    samples, depth, kind = one_of([5, 10, 20, 50]), one_of(list(DEPTHS)), one_of(["white", "natural", "noise"])
+    decay = 10 ** (-2.7 + 1.5 * float(torch.rand((), generator=generator)))
+    x = normal(samples, channels, *grid)
+    if kind == "natural":
+        spatial = tuple(range(2, 2 + len(grid)))
+        axes = torch.meshgrid(*[torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in grid], indexing="ij")
+        x = torch.fft.ifftn(torch.fft.fftn(x, dim=spatial) / (1 + torch.stack(axes).square().sum(0).sqrt()), dim=spatial).real
+    y = normal(samples, outputs)
+    if kind != "noise":
+        y = x.flatten(1) @ normal(x[0].numel(), outputs) / math.sqrt(x[0].numel()) + 0.3 * y
+    return Problem(x, y, depth, decay)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and its processor seconds."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def against_runs(problem: Problem, runs: int) -> tuple[Solution, float, float, float]:
+    """The portfolio's solution and seconds, the best objective of so many runs, and the seconds of ten."""
+    found, ours = timed(lambda: portfolio(problem))
+    space = Frequencies(problem)
+    trained, theirs = timed(lambda: min(run(space, seed) for seed in range(runs)))
+    return found, ours, trained, theirs * RUNS / runs
+
+
 def compare(size: int, depth: int) -> None:
-    problem = photographs(size, depth)
-    start = time.perf_counter()
-    found = portfolio(problem)
-    ours = time.perf_counter() - start
-    space, runs = Frequencies(problem), RUNS if size <= 8 else 2
-    start = time.perf_counter()
-    trained = min(run(space, seed) for seed in range(runs))
-    theirs = (time.perf_counter() - start) * RUNS / runs
+    problem, runs = photographs(size, depth), RUNS if size <= 8 else 2
+    found, ours, trained, theirs = against_runs(problem, runs)
     title = f"{size}×{size}, depth {depth}"
     print(f"{title:<17} portfolio {found.objective:.9f} in {ours:7.1f} s   best of {runs} runs {trained:.9f}, ten in {theirs:8.1f} s")
     print(f"{'':<17} portfolio / ten runs {ours / theirs:.2f}   better by {(trained - found.objective) / found.objective:.1e}")
@@ -94,14 +136,46 @@ def compare(size: int, depth: int) -> None:
         print(f"{'':<17}   {name:<27} {value:.9f}   above the best by {value / found.objective - 1:.1e}")
 
 
-def main(grids: tuple[int, ...], depths: tuple[int, ...]) -> None:
+def compare_small(count: int, first: int) -> None:
+    """A line for each problem in which the portfolio is worse or that is slower than three times the runs; then a table."""
+    rows = []
+    portfolio(small_problem(first))  # what is imported and set up at a first call is nobody's time
+    for seed in range(first, first + count):
+        problem = small_problem(seed)
+        found, ours, trained, theirs = against_runs(problem, RUNS)
+        gain = (trained - found.objective) / found.objective
+        rows.append((found.predictor.numel(), problem.depth, ours, theirs, gain))
+        if gain < -LEVEL or ours > 3 * theirs:
+            shape = f"{tuple(found.predictor.shape)}, N = {len(problem.x)}, depth {problem.depth}"
+            print(f"seed {seed:<6} {shape:<35} portfolio / ten runs {ours / theirs:4.1f}   better by {gain:.1e}")
+    title = f"{count} random problems from seed {first}"
+    print(f"{title:<32} {'number':>6} {'time in total':>14} {'median':>7} {'most':>6} {'worse':>6} {'better':>7} {'by up to':>9}")
+    groups = [(f"up to {size} numbers", [row for row in rows if low < row[0] <= size]) for low, size in pairwise((0, *SIZES))]
+    groups += [(f"depth {depth}", [row for row in rows if row[1] == depth]) for depth in DEPTHS]
+    for name, group in [*groups, ("all", rows)]:
+        if group:
+            ratios = [ours / theirs for _, _, ours, theirs, _ in group]
+            total = sum(row[2] for row in group) / sum(row[3] for row in group)
+            gains = [row[4] for row in group]
+            worse, better = sum(gain < -LEVEL for gain in gains), sum(gain > LEVEL for gain in gains)
+            print(
+                f"{name:<32} {len(group):>6} {total:>14.2f} {median(ratios):>7.2f} {max(ratios):>6.1f}"
+                f" {worse:>6} {better:>7} {max(gains):>9.1e}"
+            )
+
+
+def main(arguments: list[str]) -> None:
+    if arguments and arguments[0] == "--small":
+        compare_small(*map(int, [*arguments[1:], "0"][:2]))
+        return
+    chosen = [tuple(map(int, argument.split(","))) for argument in arguments]
+    grids, depths = (given or default for given, default in zip(chosen + [()] * (2 - len(chosen)), (GRIDS, DEPTHS), strict=True))
     for size in grids:
         for depth in depths:
             compare(size, depth)
 
 
 if __name__ == "__main__":
-    chosen = [tuple(map(int, argument.split(","))) for argument in sys.argv[1:]]
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        main(*(given or default for given, default in zip(chosen + [()] * (2 - len(chosen)), (GRIDS, DEPTHS), strict=True)))
+        main(sys.argv[1:])

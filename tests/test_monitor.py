@@ -1,17 +1,22 @@
 """Ends before the goal: a time limit, a callback that says stop, an interrupt. What is returned is a bracket all the same."""
 
 import time
+from itertools import pairwise
 
 import pytest
 import torch
 
 from linconv import fit
+from linconv.solvers import descents, networks
 from linconv.solvers import monitor as monitor_module
+from linconv.solvers.descents import Frequencies
 from linconv.solvers.monitor import Monitor
-from linconv.solvers.problem import Solution
+from linconv.solvers.portfolio import portfolio
+from linconv.solvers.problem import Problem, Solution
 
 pytestmark = pytest.mark.usefixtures("hasty")
 F64 = torch.float64
+MORE = 12  # gradients after a deadline: a step of each of the six powers of a continuation, and what objectives cost
 
 
 def problem(seed=0, samples=12, outputs=2, grid=(3, 3)):
@@ -91,6 +96,83 @@ def test_watching_changes_nothing(depth, loss, monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", forbidden)
     assert fit(x, y, **options).objective == alone.objective
+
+
+class Deadline(Monitor):
+    """Time is up after a number of gradients; `action` is done when that is noticed."""
+
+    def __init__(self, gradients, limit, action=lambda: None):
+        super().__init__(time_limit=1e6)
+        self.gradients, self.limit, self.action = gradients, limit, action
+
+    def late(self):
+        if len(self.gradients) >= self.limit:
+            self.action()
+            self.stopped = True
+        return self.stopped
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """A list that grows by one with every gradient of the portfolio."""
+    made = []
+    original = Frequencies.data_term
+
+    def counted(self, blocks):
+        made.append(len(blocks))
+        return original(self, blocks)
+
+    monkeypatch.setattr(Frequencies, "data_term", counted)
+    return made
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_every_member_ends_within_few_gradients_of_its_deadline(gradients, monkeypatch):
+    """Whatever the portfolio is doing when time is up; the objective is that of the predictor, and no higher than an earlier end's."""
+    x, y = problem()
+    data = Problem(x, y, 3, 0.01)
+    monkeypatch.setattr("linconv.solvers.portfolio.SMALL", 10)  # with the members of large problems
+    whole, total = portfolio(data), len(gradients)
+    assert total > 20 * MORE
+    members, values = set(), []
+    for limit in [1, 2, *range(10, total - MORE, total // 10)]:
+        gradients.clear()
+        found = portfolio(data, Deadline(gradients, limit))
+        assert limit <= len(gradients) <= limit + MORE
+        assert found.objective == data.objective(found.predictor) >= whole.objective * (1 - 1e-9)
+        members.add(tuple(found.members))
+        values.append(found.objective)
+    assert len(members) >= 4  # deadlines in most members
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(values))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("family", [descents.proximal_gradient, descents.continuation, descents.reweighting, networks.descend_networks])
+def test_a_descent_that_is_late_ends_at_once(gradients, family):
+    x, y = problem()
+    data = Problem(x, y, 3, 0.01)
+    space = Frequencies(data)
+    start = space.restrict(data.cross_moment)[None]
+    patient = family(space, start, 100)
+    assert len(gradients) > 5 * MORE
+    gradients.clear()
+    hurried = family(space, start, 100, late=lambda: True)
+    assert len(gradients) <= MORE
+    assert hurried.shape == patient.shape
+    assert not torch.equal(hurried, patient)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_interrupt_within_a_member_propagates(gradients):
+    x, y = problem()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for limit in (1, 20, 200):
+        gradients.clear()
+        with pytest.raises(KeyboardInterrupt):
+            portfolio(Problem(x, y, 3, 0.01), Deadline(gradients, limit, interrupt))
 
 
 @pytest.mark.parametrize("depth", [2, 3])

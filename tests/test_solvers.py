@@ -13,7 +13,7 @@ from linconv.cost import minimal_network, representation_cost
 from linconv.images import center, load
 from linconv.network import LinearCNN, circular_convolution
 from linconv.penalties import Schatten, shrink
-from linconv.solvers import Solution, fit
+from linconv.solvers import Solution, fit, fit_path
 from linconv.solvers.decoupled import decoupled, stationary_shifts
 from linconv.solvers.portfolio import portfolio
 from linconv.solvers.problem import Problem
@@ -884,3 +884,24 @@ def test_small_problems_take_one_thread(monkeypatch):
 def test_bad_options_are_named_before_any_work(unchecked, options, error, name):
     with pytest.raises(error, match=f"^{name}: expected .* got "):
         fit(normal(4, 1, 3), normal(4, 1), **{"depth": 3, "weight_decay": 0.1, **options})
+
+
+# --- The edges of double precision -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("depth", "decay"), [(3, 1e-190), (6, 1e-50), (50, 1e-12), (300, 0.01), (1000, 1e-6)])
+def test_depths_and_decays_at_the_edge_of_double_precision_have_a_bracket(depth, decay):
+    x, y = normal(20, 1, 4), normal(20, 1, seed=1)
+    least = ((y - x.flatten(1) @ torch.linalg.lstsq(x.flatten(1), y).solution) ** 2).sum() / 40
+    solution = fit(x, y, depth=depth, weight_decay=decay)
+    assert float(least) * (1 - 1e-12) <= solution.lower_bound <= solution.objective * (1 + 1e-12)
+    assert solution.objective <= float(y.square().sum()) / 40 * (1 + 1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_depth_beyond_double_precision_and_a_lone_decay_are_refused():
+    x, y = normal(20, 1, 4), normal(20, 1, seed=1)
+    with pytest.raises(ValueError, match="depth: expected at most 1000, got 1001"):
+        fit(x, y, depth=1001, weight_decay=0.1)
+    with pytest.raises(TypeError, match=r"weight_decays: expected a sequence of numbers, got 0\.1"):
+        fit_path(x, y, depth=2, weight_decays=0.1)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from linconv.validation import validate_number, validate_size, validate_tensor
 
 __all__ = ["Solution", "fit", "fit_path"]
 
+DEEPEST = 1000
 SMALL = 2**20  # numbers in the data up to which a second thread costs more than it saves, ten times more on a busy machine
 
 
@@ -57,10 +58,10 @@ def fit(
     tree: a search that was interrupted goes on from it.
 
     After `time_limit` seconds, or where `on_progress`, called now and then with the `Solution` so far, returns False, the
-    bracket found so far is returned.  Both are looked at between steps at depth 2 and between the members of the portfolio
-    and the nodes beyond (at 32×32 a member takes seconds); depth 1 and decoupled data are solved in one go.  Without a
-    limit results do not depend on time.  `weight_decay` may be 0 for squared error and wide networks: elsewhere there need
-    be no minimum.
+    bracket found so far is returned.  The clock is looked at between the steps of every iteration, `on_progress` is called between
+    those at depth 2 and, with another loss than squared error, at depth 1, between the members of the portfolio and between the
+    nodes beyond; ridge regression and decoupled data are solved in one go.  Without a limit results do not depend on time.
+    `weight_decay` may be 0 for squared error and wide networks: elsewhere there need be no minimum.
 
     All is computed in float64; for float32 data the predictor is rounded at the end, and `objective` is that before rounding.
     Squared error of more than C·D images is reduced to that of C·D rows in one pass, so that memory beyond x does not grow with N.
@@ -102,6 +103,8 @@ def fit_path(
     The data are reduced once.  Depth 1 with squared error needs one decomposition for all; elsewhere the decays are taken
     from the largest down, each starting from the solution before.  Raises as `fit` does.
     """
+    if not isinstance(weight_decays, Iterable):
+        raise TypeError(f"weight_decays: expected a sequence of numbers, got {weight_decays!r}; put one into a list, or use fit")
     decays = [validate_number("weight_decays", decay) for decay in weight_decays]
     if not decays:
         raise ValueError("weight_decays: expected at least one number, got none")
@@ -146,6 +149,8 @@ def _problem(x: Tensor, y: Tensor, depth: int, weight_decay: float, loss: LossNa
         if largest > 1e100 or 0 < largest < 1e-100:
             raise ValueError(f"{name}: expected numbers between 1e-100 and 1e100 in size, got up to {largest:.1e}; change the units")
     depth = validate_size("depth", depth)
+    if depth > DEEPEST:
+        raise ValueError(f"depth: expected at most {DEEPEST}, got {depth}: powers of singular values leave double precision")
     decay, ell = validate_number("weight_decay", weight_decay), loss_of(loss)
     if decay > 1e200 or 0 < decay < 1e-200:
         raise ValueError(f"weight_decay: expected 0 or a number between 1e-200 and 1e200, got {decay:.1e}; change the units of the data")
@@ -182,7 +187,7 @@ def _solve(
     if problem.weight_decay == 0:
         return ridge(replace(problem, depth=1))
     if problem.depth == 1:
-        return ridge(problem) if problem.quadratic else smooth(problem, tol)
+        return ridge(problem) if problem.quadratic else smooth(problem, tol, start, monitor)
     exact = decoupled(problem) if problem.quadratic else None
     if exact is not None:
         return exact

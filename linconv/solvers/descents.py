@@ -15,6 +15,7 @@ from torch import Tensor
 from linconv.penalties import Schatten, truncate
 from linconv.solvers.nuclear import step_metric
 from linconv.solvers.problem import Problem
+from linconv.solvers.quasi_newton import Late, never
 from linconv.spectrum import half_pairs
 
 CHECK_EVERY = 10
@@ -74,7 +75,7 @@ class Frequencies:
         """(1/N) Σ_n slopes_n x̂_n†: the gradient of the data term, in the inner product weighted by `weights`."""
         pulled = (slopes.flatten(1).T @ self.images.flatten(1)) / len(slopes)
         parts = pulled.reshape(*slopes.shape[1:], *self.images.shape[1:])
-        return torch.view_as_complex(parts.transpose(1, 2).contiguous()) / self.weights[:, None, None]
+        return torch.view_as_complex(parts.transpose(1, 2).contiguous() / self.weights[:, None, None, None])
 
     def data_term(self, blocks: Complex[Tensor, "S I K C"]) -> tuple[Float[Tensor, " S"], Complex[Tensor, "S I K C"]]:
         """(1/N) Σ ℓ(f(x_n), y_n), the constant included, and its gradient."""
@@ -103,11 +104,18 @@ def cut_rank(blocks: Complex[Tensor, "*batch K C"], rank: int | None) -> Complex
 
 
 def proximal_gradient(
-    space: Frequencies, start: Complex[Tensor, "S I K C"], steps: int, tol: float = 1e-9, p: float | None = None, mu: float | None = None
+    space: Frequencies,
+    start: Complex[Tensor, "S I K C"],
+    steps: int,
+    tol: float = 1e-9,
+    p: float | None = None,
+    mu: float | None = None,
+    late: Late = never,
 ) -> Complex[Tensor, "S I K C"]:
     """Generalised thresholding of gradient steps with extrapolation, restarted row by row where a step goes uphill.
 
-    `p` and `mu` default to those of the problem.  Ends where no step is longer than `tol` times the blocks, in the metric.
+    `p` and `mu` default to those of the problem.  It ends where it is `late`, or where no step is longer than `tol` times the blocks, in
+    the metric.
     """
     problem, metric = space.problem, space.metric
     norm, steps_of = Schatten(problem.p if p is None else p), (problem.mu if mu is None else mu) / metric
@@ -128,10 +136,12 @@ def proximal_gradient(
             lengths, sizes = ((part.abs().square() * scale).sum((1, 2, 3)) for part in (change, blocks))
             if bool((lengths <= tol**2 * sizes).all()):
                 break
+        if late():
+            break
     return blocks
 
 
-def continuation(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: int) -> Complex[Tensor, "S I K C"]:
+def continuation(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: int, late: Late = never) -> Complex[Tensor, "S I K C"]:
     """From the optimum at p = 1 down to p = 2/L, each descent from the one before, the weight of the penalty between the two in ratio."""
     problem = space.problem
     flat = problem.weight_decay * 2 * math.prod(problem.grid) ** -0.5
@@ -139,11 +149,11 @@ def continuation(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: 
     for k in range(1, CONTINUATION + 1):
         part = k / CONTINUATION
         p, mu = 1 + part * (problem.p - 1), flat ** (1 - part) * problem.mu**part
-        blocks = proximal_gradient(space, blocks, steps, 1e-6 if k < CONTINUATION else 1e-9, p, mu)
+        blocks = proximal_gradient(space, blocks, steps, 1e-6 if k < CONTINUATION else 1e-9, p, mu, late)
     return blocks
 
 
-def reweighting(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: int) -> Complex[Tensor, "S I K C"]:
+def reweighting(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: int, late: Late = never) -> Complex[Tensor, "S I K C"]:
     """Nuclear norms reweighted by the slopes p(σ + ε)^{p−1} of the last solution, ε → 0; then a descent of the penalty itself."""
     problem, blocks, spread = space.problem, convex, space.metric[:, None, None]
     largest = torch.linalg.matrix_norm(convex, ord=2).amax(1)[:, None, None]
@@ -151,8 +161,10 @@ def reweighting(space: Frequencies, convex: Complex[Tensor, "S I K C"], steps: i
         sigma = torch.linalg.svdvals(blocks)
         slopes = problem.p * (sigma + largest * 10.0 ** -(1 + k / 2) + 1e-300) ** (problem.p - 1)
         for _ in range(steps):
+            if late():
+                break
             u, sigma, vh = torch.linalg.svd(blocks - space.data_term(blocks)[1] / spread, full_matrices=False)
             # The weights ascend where singular values descend: thresholding one by one is then the proximal map.
             shrunk = (sigma - problem.mu * slopes / space.metric[:, None]).clamp(min=0)
             blocks = cut_rank((u * shrunk[..., None, :]) @ vh, problem.max_rank)
-    return proximal_gradient(space, blocks, 4 * steps)
+    return proximal_gradient(space, blocks, 4 * steps, late=late)

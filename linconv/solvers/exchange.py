@@ -6,6 +6,7 @@ the moves; what they gain in the end is found by descending from the most promis
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from jaxtyping import Complex, Float
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from linconv.solvers.descents import Frequencies
 from linconv.solvers.networks import RANK, descend_networks
+from linconv.solvers.quasi_newton import Late, never
 
 MOVES = 12  # of either kind, that are tried in a round
 PARTNERS = 8  # of the best moves, that are tried in pairs
@@ -21,47 +23,63 @@ FIRST_LOOK, SECOND_LOOK = 15, 60  # steps of a descent before the worse half is 
 BETTER = 1e-10  # relative gain that counts
 ALIKE = 1e-6  # relative difference of objectives below which two solutions count as one
 SEED = 1
+Improved = tuple[Complex[Tensor, "I K C"], float]  # blocks and the objective there
+Ends = tuple[Complex[Tensor, "I K C"], float, Float[Tensor, " S"]]  # the best of some descents, the objective there, and those of all
 
 
-def exchange(
-    space: Frequencies, blocks: Complex[Tensor, "I K C"], rounds: int, known: Sequence[float] = ()
-) -> tuple[Complex[Tensor, "I K C"], float]:
-    """The blocks after at most `rounds` rounds of improving moves, and their objective; it ends early at a `known` objective."""
-    value = float(space.objective(blocks[None])[0])
+def exchange(space: Frequencies, starts: Sequence[Complex[Tensor, "I K C"]], rounds: int, late: Late = never) -> list[Improved]:
+    """Each of the starts after at most `rounds` rounds of improving moves, with its objective, the best first.
+
+    All of them at once, since in small problems a descent costs its steps and hardly its number of starts.  Of those that have become
+    alike one goes on; all end where it is `late`.
+    """
+    values = space.objective(torch.stack(list(starts))).tolist()
+    found: list[Improved] = sorted(zip(starts, values, strict=True), key=itemgetter(1))
+    going = list(range(len(found)))
     for _ in range(rounds):
-        if any(abs(value - other) <= ALIKE * other for other in known):
+        going = [k for k in going if not any(_alike(found[k][1], found[other][1]) for other in range(k))]
+        moves = {k: torch.cat([drops(space, found[k][0]), additions(space, found[k][0])]) for k in going}
+        going = [k for k in going if len(moves[k])]  # else there is nothing to drop, and nothing that the gradient could add
+        if not going or late():
             break
-        moved = torch.cat([drops(space, blocks), additions(space, blocks)])
-        if not len(moved):  # nothing to drop, and nothing that the gradient could add
-            break
-        best, reached, gains = _race(space, moved, value)
-        if bool((gains > BETTER * value).any()):
-            # All that helped at once, which often helps more than the best alone.
-            together = blocks + (moved[gains > BETTER * value] - blocks).sum(0)
-            other, lower, _ = _race(space, torch.stack([together, best]), value)
-            best, reached = min((best, reached), (other, lower), key=lambda found: found[1])
-        else:
-            order = gains.argsort(descending=True)[:PARTNERS]
-            i, j = torch.triu_indices(len(order), len(order), 1)
-            pairs = moved[order[i]] + moved[order[j]] - blocks
-            best, reached, _ = _race(space, torch.cat([pairs, kicks(space, blocks)]), value)
-        if reached >= value * (1 - BETTER):
-            break
-        blocks, value = best, reached
-    return blocks, value
+        first = _race(space, [moves[k] for k in going], late)
+        starts = [_combined(space, found[k], moves[k], ends) for k, ends in zip(going, first, strict=True)]
+        second = first if late() else _race(space, starts, late)
+        improved = {k: min(one[:2], two[:2], key=itemgetter(1)) for k, one, two in zip(going, first, second, strict=True)}
+        going = [k for k in going if improved[k][1] < found[k][1] * (1 - BETTER)]
+        for k in going:
+            found[k] = improved[k]
+    return sorted(found, key=itemgetter(1))
 
 
-def _race(
-    space: Frequencies, starts: Complex[Tensor, "S I K C"], value: float
-) -> tuple[Complex[Tensor, "I K C"], float, Float[Tensor, " S"]]:
-    """The best end of descents from the starts, its objective, and what each start gains on `value`; the worse half ends early."""
-    ends = descend_networks(space, starts, FIRST_LOOK)
+def _alike(value: float, other: float) -> bool:
+    return abs(value - other) <= ALIKE * other
+
+
+def _combined(space: Frequencies, found: Improved, moved: Complex[Tensor, "S I K C"], ends: Ends) -> Complex[Tensor, "T I K C"]:
+    """Where one move has helped, all that did at once, which often helps more than the best alone; else pairs of the best, and kicks."""
+    (blocks, value), (best, _, reached) = found, ends
+    helped = value - reached > BETTER * value
+    if bool(helped.any()):
+        return torch.stack([blocks + (moved[helped] - blocks).sum(0), best])
+    order = reached.argsort()[:PARTNERS]
+    i, j = torch.triu_indices(len(order), len(order), 1, device=order.device)
+    return torch.cat([moved[order[i]] + moved[order[j]] - blocks, kicks(space, blocks)])
+
+
+def _race(space: Frequencies, groups: Sequence[Complex[Tensor, "_ I K C"]], late: Late) -> list[Ends]:
+    """For each group of starts the best end of a descent, its objective, and the objectives of all ends; the worse half ends early."""
+    ends = descend_networks(space, torch.cat(list(groups)), FIRST_LOOK, late=late)
     reached = space.objective(ends)
-    kept = reached.argsort()[: max(4, (len(starts) + 1) // 2)]
-    ends[kept] = descend_networks(space, ends[kept], SECOND_LOOK)
-    reached[kept] = space.objective(ends[kept])
-    best = int(reached.argmin())
-    return ends[best], float(reached[best]), value - reached
+    sizes = [len(group) for group in groups]
+    firsts = [sum(sizes[:k]) for k in range(len(sizes))]
+    halves = [at + part.argsort()[: max(4, (len(part) + 1) // 2)] for at, part in zip(firsts, reached.split(sizes), strict=True)]
+    if not late():
+        kept = torch.cat(halves)
+        ends[kept] = descend_networks(space, ends[kept], SECOND_LOOK, late=late)
+        reached[kept] = space.objective(ends[kept])
+    parts = zip(ends.split(sizes), reached.split(sizes), strict=True)
+    return [(part[int(values.argmin())], float(values.min()), values) for part, values in parts]
 
 
 def drops(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[Tensor, "S I K C"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from linconv.penalties import Schatten
 from linconv.solvers.descents import Frequencies
-from linconv.solvers.quasi_newton import lbfgs
+from linconv.solvers.quasi_newton import Late, lbfgs, never
 
 DUST = 1e-13  # components below this multiple of the largest one are rounding
 RANK = 1e-6  # components below this multiple of the largest one are on their way to 0
@@ -37,16 +37,32 @@ def balanced(space: Frequencies, blocks: Complex[Tensor, "S I K C"]) -> Complex[
 
 
 def random_networks(space: Frequencies, number: int, generator: torch.Generator) -> Complex[Tensor, "S I r w"]:
-    """Networks with normal weights that have variance 1 at every frequency of the unnormalised transform."""
+    """Networks with normal weights, in turn as they are here and balanced from products of L full layers.
+
+    The weights have variance 1 at every frequency of the unnormalised transform, in full layers 4/3 over their inputs: twice the
+    standard deviation of torch's default.  The singular values of a product differ by more, and so do the optima that are found.
+    """
     problem = space.problem
-    outputs, channels = problem.y.shape[1], problem.x.shape[1]
+    outputs, channels, depth = problem.y.shape[1], problem.x.shape[1], problem.depth
     rank = min(outputs, channels) if problem.max_rank is None else problem.max_rank
-    normal = torch.randn(number, len(space.kept), rank, outputs + channels + 1, 2, dtype=torch.float64, generator=generator)
-    net = torch.view_as_complex(normal).to(problem.x.device) / math.sqrt(2)
-    net[:, space.own] = math.sqrt(2) * net[:, space.own].real.to(net.dtype)
-    net[..., -1] = net[..., -1].abs().to(net.dtype)
     # L layers multiply to V = √D B.
-    return net * math.prod(problem.grid) ** (-1 / (2 * problem.depth))
+    scale = math.prod(problem.grid) ** (-1 / (2 * depth))
+    net = _normal(space, number - number // 2, rank, outputs + channels + 1, generator)
+    net[..., -1] = net[..., -1].abs().to(net.dtype)
+    blocks = _normal(space, number // 2, max(outputs, channels), channels, generator)
+    blocks = blocks * scale * math.sqrt(4 / (3 * channels))
+    for rows in [max(outputs, channels)] * (depth - 2) + [outputs]:
+        layer = _normal(space, number // 2, rows, max(outputs, channels), generator)
+        blocks = layer @ blocks * (scale * math.sqrt(4 / (3 * max(outputs, channels))))
+    return torch.cat([net * scale, balanced(space, blocks)])
+
+
+def _normal(space: Frequencies, number: int, rows: int, columns: int, generator: torch.Generator) -> Complex[Tensor, "S I m n"]:
+    """Standard normal matrices, real where u = −u."""
+    normal = torch.randn(number, len(space.kept), rows, columns, 2, dtype=torch.float64, generator=generator)
+    matrices = torch.view_as_complex(normal).to(space.weights.device) / math.sqrt(2)
+    matrices[:, space.own] = math.sqrt(2) * matrices[:, space.own].real.to(matrices.dtype)
+    return matrices
 
 
 def blocks_of(space: Frequencies, net: Complex[Tensor, "S I r w"]) -> Complex[Tensor, "S I K C"]:
@@ -61,33 +77,35 @@ def network_objective(space: Frequencies, net: Complex[Tensor, "S I r w"]) -> tu
     problem = space.problem
     outputs, depth = problem.y.shape[1], problem.depth
     a, b, c = net[..., :outputs], net[..., outputs:-1], net[..., -1:].real
-    power = c ** (depth - 2)
-    values, slope = space.data_term((a * power).mT @ b.conj())
+    lower = c ** (depth - 3)
+    power = lower * c
+    scaled = a * power
+    values, slope = space.data_term(scaled.mT @ b.conj())
     left = b @ slope.mT  # rows (G b_i)ᵀ
-    right = a @ slope.conj()  # rows (G† a_i)ᵀ
-    inner = (left * a.conj()).sum(-1, keepdim=True).real * c ** (depth - 3) * (depth - 2)
-    shares = net.new_ones(net.shape[-1])
-    shares[-1] = depth - 2
-    decay = problem.mu / depth
-    squares = ((net.real.square() + net.imag.square()) @ shares.real).sum(-1)
-    gradient = torch.cat([left * power, right * power, inner.to(net.dtype)], -1) + 2 * decay * shares * net
-    return values + decay * squares @ space.weights, gradient
+    inner = (torch.view_as_real(left) * torch.view_as_real(a)).sum((-2, -1))[..., None] * lower * (depth - 2)
+    slopes = torch.cat([left * power, scaled @ slope.conj(), inner.to(net.dtype)], -1)
+    parts = torch.view_as_real(net)
+    decayed = torch.cat([parts[..., :-1, :], (depth - 2) * parts[..., -1:, :]], -2) * (problem.mu / depth)
+    penalty = (decayed * parts).sum((2, 3, 4)) @ space.weights
+    return values + penalty, torch.view_as_complex(torch.view_as_real(slopes) + 2 * decayed)
 
 
-def train_networks(space: Frequencies, start: Complex[Tensor, "S I r w"], steps: int, tol: float = 1e-7) -> Complex[Tensor, "S I r w"]:
+def train_networks(
+    space: Frequencies, start: Complex[Tensor, "S I r w"], steps: int, tol: float = 1e-7, late: Late = never
+) -> Complex[Tensor, "S I r w"]:
     """L-BFGS from every network at once, in coordinates in which the inner product is plain."""
     shape = start.shape
     # Real and imaginary parts; the latter are 0 where u = −u, and stay so.
     scale = space.weights.sqrt()[:, None, None, None]
-    real = torch.stack([torch.ones_like(scale), (~space.own)[:, None, None, None].to(scale)], -1)[..., 0, :]
+    real = torch.stack([torch.ones_like(scale), (~space.own)[:, None, None, None].to(scale)], -1)[..., 0, :] * scale
 
     def evaluate(flat: Tensor) -> tuple[Tensor, Tensor]:
         net = torch.view_as_complex(flat.reshape(-1, *shape[1:], 2) / scale)
         values, gradient = network_objective(space, net)
-        return values, (torch.view_as_real(gradient) * scale * real).flatten(1)
+        return values, (torch.view_as_real(gradient) * real).flatten(1)
 
-    flat = (torch.view_as_real(start.resolve_conj()) * scale * real).flatten(1)
-    points, _ = lbfgs(evaluate, flat, steps, tol)
+    flat = (torch.view_as_real(start.resolve_conj()) * real).flatten(1)
+    points, _ = lbfgs(evaluate, flat, steps, tol, late)
     return torch.view_as_complex(points.reshape(-1, *shape[1:], 2) / scale)
 
 
@@ -98,13 +116,17 @@ def prune(blocks: Complex[Tensor, "*batch K C"], tolerance: float = RANK) -> Com
     return (u * torch.where(sigma > tolerance * largest, sigma, 0.0)[..., None, :]) @ vh
 
 
-def descend_networks(space: Frequencies, blocks: Complex[Tensor, "S I K C"], steps: int, tol: float = 1e-7) -> Complex[Tensor, "S I K C"]:
-    """L-BFGS from balanced networks with these blocks; components at 0 stay there, and cost nothing."""
+def descend_networks(
+    space: Frequencies, blocks: Complex[Tensor, "S I K C"], steps: int, tol: float = 1e-7, late: Late = never
+) -> Complex[Tensor, "S I K C"]:
+    """L-BFGS from balanced networks with these blocks; components at 0 stay there, and cost nothing.  Where it is late, the blocks."""
+    if late():
+        return blocks
     net, chosen, rank = _alive(balanced(space, blocks))
     ended = torch.zeros_like(blocks)
     if rank:
         part = space.part(chosen)
-        ended[:, chosen] = prune(blocks_of(part, train_networks(part, net, steps, tol)))
+        ended[:, chosen] = prune(blocks_of(part, train_networks(part, net, steps, tol, late)))
     return ended
 
 
@@ -115,7 +137,7 @@ def _alive(net: Complex[Tensor, "S I r w"]) -> tuple[Complex[Tensor, "S J k w"],
     return net[:, chosen, :rank], chosen, rank
 
 
-def newton(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[Tensor, "I K C"]:
+def newton(space: Frequencies, blocks: Complex[Tensor, "I K C"], late: Late = never) -> Complex[Tensor, "I K C"]:
     """The stationary point near the blocks, of the same ranks: Newton's method with conjugate gradients, as long as the gradient falls.
 
     Bases of a component may turn by a phase, along which the Hessian is 0 and the gradient has no part: conjugate gradients do not care.
@@ -141,13 +163,13 @@ def newton(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[Tens
             epsilon = DIFFERENCE * float(at.norm()) / max(float(direction.norm()), 1e-300)
             return (gradient(at + epsilon * direction) - base) / epsilon
 
-        trial = flat + _conjugate_gradients(curve, -slope, diagonal)
+        trial = flat + _conjugate_gradients(curve, -slope, diagonal, late)
         turned = gradient(trial)
         reached = float((turned.square() / diagonal).sum().sqrt())
         if not reached < norm:
             break
         gained, flat, slope, norm = norm / reached if reached else torch.inf, trial, turned, reached
-        if norm <= STATIONARY * size or gained < 2:
+        if norm <= STATIONARY * size or gained < 2 or late():
             break
     ended = torch.zeros_like(blocks)
     ended[chosen] = blocks_of(space, torch.view_as_complex(flat))[0]
@@ -167,8 +189,8 @@ def _curvatures(space: Frequencies, net: Complex[Tensor, "S I r w"]) -> Float[Te
     return h * scale + 2 * space.problem.mu / depth
 
 
-def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor, diagonal: Tensor) -> Tensor:
-    """An x with Hessian x ≈ right, stopped where curvature is negative."""
+def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor, diagonal: Tensor, late: Late) -> Tensor:
+    """An x with Hessian x ≈ right, stopped where curvature is negative or it is late."""
     x, residual = torch.zeros_like(right), right
     scaled = residual / diagonal
     direction, inner = scaled, float((residual * scaled).sum())
@@ -176,7 +198,7 @@ def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor, diago
     for _ in range(CONJUGATE_STEPS):
         image = curve(direction)
         bend = float((direction * image).sum())
-        if bend <= 0 or inner <= goal:
+        if bend <= 0 or inner <= goal or late():
             break
         x, residual = x + inner / bend * direction, residual - inner / bend * image
         scaled = residual / diagonal

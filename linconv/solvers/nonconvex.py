@@ -14,6 +14,9 @@ from linconv.solvers.nuclear import dual_bound, solve_nuclear
 from linconv.solvers.portfolio import portfolio
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.relaxation import root_bound
+from linconv.spectrum import half_pairs
+
+LARGEST = 1e150  # singular value of which bounds can be computed
 
 
 def nonconvex(
@@ -26,15 +29,17 @@ def nonconvex(
 ) -> Solution:
     """The best predictor that the portfolio finds and the best lower bound, after at most `max_nodes` nodes of branch and bound.
 
-    Branch and bound needs squared error and depth ≥ 3; narrow networks of depth 2 have the bound of wide ones.
+    Branch and bound needs squared error and depth ≥ 3; narrow networks of depth 2 have the bound of wide ones.  Where the weight decay
+    is so small for the depth that singular values whose squares overflow are not excluded, there is the first bound alone.
     """
     first = first_bound(problem)
-    watched = Monitor(on_progress=lambda found: monitor(replace(found, lower_bound=first))) if monitor.attentive else None
-    found = replace(portfolio(problem, watched, () if start is None else (start,)), lower_bound=first)
+    found = portfolio(problem, monitor, () if start is None else (start,), first)
     if monitor.stopped:
         return found
+    if float(radii(problem, found.objective).max()) > LARGEST:
+        return found
     if problem.depth == 2:
-        lower = solve_nuclear(problem, torch.full_like(problem.weights, problem.mu), tol)[1]
+        lower = solve_nuclear(problem, torch.full_like(problem.weights, problem.mu), tol, proceed=lambda *_: not monitor.late())[1]
         return replace(found, lower_bound=max(lower, first))
     if max_nodes == 0 or not problem.quadratic:
         lower = root_bound(problem, found.objective, found.objective * (1 - tol), monitor)[1]
@@ -45,12 +50,21 @@ def nonconvex(
 
 
 def first_bound(problem: Problem) -> float:
-    """A lower bound for one adjoint: t^p ≥ R^{p−1}t up to the largest singular value R that F(0) allows, and the dual value there.
-
-    At an optimum weights_u μ‖B_u‖_{S_p}^p is at most F(0) less what no predictor can change.
-    """
+    """A lower bound for one adjoint: the dual value where t^p ≥ R^{p−1}t up to R, the largest singular value that F(0) allows (`radii`)."""
     zero = torch.zeros_like(problem.predictor(problem.cross_moment))
     value = problem.objective(zero)
-    radius = (max(value - problem.constant, 1e-15 * value) / (problem.weights * problem.mu)) ** (1 / problem.p)
-    bound = dual_bound(problem, problem.residual(zero), problem.mu * radius ** (problem.p - 1))
+    bound = dual_bound(problem, problem.residual(zero), problem.mu * radii(problem, value) ** (problem.p - 1))
     return min(max(bound, 0.0), value) if math.isfinite(bound) else 0.0
+
+
+def radii(problem: Problem, value: float) -> Float[Tensor, " F"]:
+    """R_u ≥ ‖B_u‖_{S_p} ≥ σ_1(B_u) wherever F ≤ `value`, F at a known predictor: m_u μ‖B_u‖_{S_p}^p ≤ value − constant.
+
+    For no data term is below the constant, and of a real predictor B_{−u} is the conjugate of B_u, with the same norm: in the penalty,
+    the sum over the full spectrum, both stand, so that m_u = 2 unless u = −u.  That is more than `weights` at frequencies which the
+    half spectrum stores beside their mirrors; there R is the smaller by 2^{L/2}.
+    """
+    _, _, own = half_pairs(problem.grid)
+    mult = torch.full_like(problem.weights, 2.0)
+    mult[own] = 1.0
+    return (max(value - problem.constant, 1e-15 * value) / (mult * problem.mu)) ** (1 / problem.p)

@@ -2,12 +2,12 @@ r"""Depth 2, and the convex relaxation of greater depths: a convex loss with a w
 
     min_B (1/N) Σ_n ℓ(Σ_u B_u x̂_{n,u}, y_n) + Σ_u μ_u ‖B_u‖_*
 
-Most blocks of a minimiser are 0.  For squared error the problem is solved on a working set of frequencies (as Massias, Gramfort
-and Salmon 2018 do for the lasso), which grows by those whose dual constraint is violated until the gap on all frequencies
-is small: nothing is dropped for good, and steps cost what the working set costs (`linconv.solvers.splitting`).  Other losses
-have no linear system to factor: accelerated proximal gradient steps (Beck and Teboulle 2009) with the restart of O'Donoghue
-and Candès (2015), in the metric κ‖S_u‖ of each frequency, since natural images have spectra over many decades.  Every
-residual gives a dual point, and with it a lower bound that needs no trust in the iteration.
+Most blocks of a minimiser are 0.  The problem is solved on a working set of frequencies (as Massias, Gramfort and Salmon 2018 do
+for the lasso), which grows by those whose dual constraint is violated until the gap on all frequencies is small: nothing is
+dropped for good, and steps cost what the working set costs (`linconv.solvers.splitting`, and `loss_splitting` for losses other
+than squared error).  Where that stands still: accelerated proximal gradient steps (Beck and Teboulle 2009) with the restart of
+O'Donoghue and Candès (2015), in the metric κ‖S_u‖ of each frequency, since natural images have spectra over many decades.
+Every residual gives a dual point, and with it a lower bound that needs no trust in the iteration.
 """
 
 import math
@@ -22,6 +22,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from linconv.penalties import Schatten
+from linconv.solvers.loss_splitting import LossSplitting
 from linconv.solvers.monitor import Monitor
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.splitting import Frequencies, Splitting
@@ -43,11 +44,15 @@ def nuclear(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | No
     monitor = Monitor() if monitor is None else monitor
 
     def proceed(blocks: Tensor, value: float, lower: float) -> bool:
-        return not monitor.attentive or monitor(Solution(problem.predictor(blocks), value, lower, "nuclear norm"))
+        if not monitor.attentive:
+            return True
+        beta = problem.predictor(blocks)
+        return monitor(Solution(beta, value, below(problem, beta, value, lower), "nuclear norm"))
 
     blocks, lower = solve_nuclear(problem, mu, tol, None if start is None else problem.blocks(start), proceed=proceed)
     beta = problem.predictor(blocks)
-    return Solution(beta, problem.objective(beta), lower, "nuclear norm")
+    objective = problem.objective(beta)
+    return Solution(beta, objective, below(problem, beta, objective, lower), "nuclear norm")
 
 
 def solve_nuclear(
@@ -58,16 +63,27 @@ def solve_nuclear(
     max_steps: int = MAX_STEPS,
     proceed: Proceed = lambda blocks, value, lower: True,
 ) -> tuple[Complex[Tensor, "F K C"], float]:
-    """Blocks of a minimiser to relative gap `tol`, if `max_steps` suffice and `proceed` agrees, and the best lower bound found."""
-    blocks = torch.zeros_like(problem.cross_moment) if start is None else start
-    return (_by_working_sets if problem.quadratic else _by_gradients)(problem, mu, tol, blocks, max_steps, proceed)
+    """Blocks of a minimiser to relative gap `tol`, if `max_steps` suffice and `proceed` agrees, and the best lower bound found.
+
+    From the blocks `start`, or from 0; with another loss than squared error, which is nearly flat where an answer is sure,
+    from 0 too where that is better.
+    """
+    zero = torch.zeros_like(problem.cross_moment)
+    if start is None or not (problem.quadratic or _value(problem, start, mu) < _value(problem, zero, mu)):
+        start = zero
+    return _by_working_sets(problem, mu, tol, start, max_steps, proceed)
+
+
+def _value(problem: Problem, blocks: Complex[Tensor, "F K C"], mu: Float[Tensor, " F"]) -> float:
+    return problem.data_term(problem.predictor(blocks)) + weighted_norm(problem, blocks, mu)
 
 
 def _by_working_sets(
     problem: Problem, mu: Float[Tensor, " F"], tol: float, blocks: Complex[Tensor, "F K C"], max_steps: int, proceed: Proceed
 ) -> tuple[Complex[Tensor, "F K C"], float]:
-    """`solve_nuclear` for squared error: splitting on working sets, the gap taken on all frequencies."""
+    """`solve_nuclear` by splitting on working sets, the gap taken on all frequencies."""
     frequencies = Frequencies(problem, mu)
+    make = Splitting if problem.quadratic else partial(LossSplitting, problem.loss)
     best, lower, upper, steps, going = blocks, -math.inf, math.inf, 0, True
     least, stale = math.inf, 0
     splitting: Splitting | None = None
@@ -81,8 +97,9 @@ def _by_working_sets(
     chosen = torch.zeros(0, dtype=torch.int64, device=mu.device)
     others: list[Tensor] = []
     while True:
-        own = problem.residual(problem.predictor(blocks))
-        value = problem.constant + float(own.square().sum()) / (2 * len(own)) + weighted_norm(problem, blocks, mu)
+        outputs = problem.outputs(problem.predictor(blocks))
+        own = -problem.loss.gradient(outputs, problem.y)
+        value = problem.constant + float(problem.loss.value(outputs, problem.y)) / len(own) + weighted_norm(problem, blocks, mu)
         duals = [_dual(problem, residual, mu) for residual in [own, *others]]
         bound, pulled = max(duals, key=lambda dual: dual[0])
         reached = value - bound <= tol * value and value - duals[0][0] <= max(tol, ALONE) * value
@@ -99,7 +116,7 @@ def _by_working_sets(
         wanted = _working_set(inside, torch.linalg.matrix_norm(pulled, ord=2) / frequencies.mu)
         if splitting is None or not bool(torch.isin(wanted, chosen).all()):
             chosen, stale = wanted, 0
-            splitting = Splitting(frequencies.columns(chosen), problem.y, frequencies.mu[chosen], inside[chosen], pulled[chosen])
+            splitting = make(frequencies.columns(chosen), problem.y, frequencies.mu[chosen], inside[chosen], pulled[chosen])
         goal = tol / 2 * value if len(chosen) == len(inside) else max(tol / 2 * value, LOOSE * (value - bound))
         alone = max(goal, ALONE / 2 * value)
         made, going = splitting.run(goal, alone, max_steps - steps, partial(ask, best, upper, lower))
@@ -126,16 +143,15 @@ def _working_set(blocks: Complex[Tensor, "P K C"], ratio: Float[Tensor, " P"]) -
 def _by_gradients(
     problem: Problem, mu: Float[Tensor, " F"], tol: float, blocks: Complex[Tensor, "F K C"], max_steps: int, proceed: Proceed
 ) -> tuple[Complex[Tensor, "F K C"], float]:
-    """`solve_nuclear` by accelerated proximal gradient steps, for any loss."""
+    """`solve_nuclear` by accelerated proximal gradient steps, which always converge."""
     metric = step_metric(problem)
     norm = Schatten(1.0)
     previous, ahead, momentum = blocks, blocks, 1.0
     best, lower, upper = blocks, -math.inf, math.inf
     for step in range(max_steps):
         if step % CHECK_EVERY == 0:
-            beta = problem.predictor(blocks)
-            value = problem.data_term(beta) + weighted_norm(problem, blocks, mu)
-            bound = dual_bound(problem, problem.residual(beta), mu)
+            value = _value(problem, blocks, mu)
+            bound = dual_bound(problem, problem.residual(problem.predictor(blocks)), mu)
             reached = value - bound <= tol * value  # one predictor for both bounds, so that they can be had from it again
             if value < upper or reached:
                 best, upper = blocks, value
@@ -166,6 +182,25 @@ def _dual(problem: Problem, residual: Float[Tensor, "N K"], mu: Float[Tensor, " 
     active = norms > 0
     largest = float((mu[active] / norms[active]).min()) if bool(active.any()) else math.inf
     return problem.dual_value(min(problem.loss.multiple(-residual, problem.y), largest) * residual), pulled
+
+
+def below(problem: Problem, beta: Float[Tensor, "K C *grid"], objective: float, lower: float) -> float:
+    """The lower bound, or the objective at β where the bound exceeds it by no more than the rounding of the two.
+
+    A smaller lower bound stays one.  A larger excess is no rounding and stays visible: it would mean that the bound is wrong.
+
+    The sums behind both have n = N + C·D + K terms.  With outputs off by nε Σ|β||x| the data term is off by nε (1/N) Σ_n |r_n|ᵀ|β||x_n|,
+    r minus the gradient of the loss; the dual value changes by as much where (1/N) Σ r_n x̂†, and with it the feasible multiple, is
+    off by nε (1/N) Σ |r_n||x_n|ᵀ.  What else is summed, losses, conjugates and norms, has the size of the objective.  Source:
+    derived here, from the bounds for sums in Higham 2002, §3.1.
+    """
+    excess = lower - objective
+    if excess <= 0:
+        return lower
+    products = problem.residual(beta).abs() * (problem.x.flatten(1).abs() @ beta.flatten(1).T.abs())
+    terms = len(problem.x) + problem.x[0].numel() + problem.y.shape[1]
+    rounding = 2 * terms * torch.finfo(problem.x.dtype).eps * (objective + float(products.sum()) / len(problem.x))
+    return objective if excess <= rounding else lower
 
 
 def step_metric(problem: Problem) -> Float[Tensor, " F"]:

@@ -17,9 +17,10 @@ from torch import Tensor
 from linconv.solvers.descents import Frequencies, continuation, cut_rank, proximal_gradient, reweighting
 from linconv.solvers.exchange import ALIKE, exchange
 from linconv.solvers.monitor import Monitor
-from linconv.solvers.networks import blocks_of, descend_networks, newton, prune, random_networks, stationarity, train_networks
+from linconv.solvers.networks import balanced, blocks_of, descend_networks, newton, prune, random_networks, stationarity, train_networks
 from linconv.solvers.nuclear import solve_nuclear
 from linconv.solvers.problem import Problem, Solution
+from linconv.solvers.quasi_newton import Late, never
 from linconv.solvers.ridge import ridge
 from linconv.solvers.smooth import smooth
 
@@ -38,11 +39,14 @@ ROUNDING = 1e-14
 UNDERFLOW = 1e-150
 
 
-def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence[Float[Tensor, "K C *grid"]] = ()) -> Solution:
+def portfolio(
+    problem: Problem, monitor: Monitor | None = None, starts: Sequence[Float[Tensor, "K C *grid"]] = (), lower: float = -math.inf
+) -> Solution:
     """The best of all members, made stationary; `members` has the objective that each of them reached.
 
-    For depth ≥ 3.  `starts`, further predictors to descend from; `lower_bound` is −∞.  `monitor` is called before the first and after every
-    member with the best solution so far; where it returns False, that is returned.  Random starts come from a generator with a fixed seed.
+    For depth ≥ 3.  `starts`, further predictors to descend from; `lower`, a known lower bound, which the solution carries.  `monitor` is
+    called before the first and after every member with the best solution so far; where it returns False, that is returned.  Members
+    look at its clock between steps, and end with what they have.  Random starts come from a generator with a fixed seed.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(40, 2, 3, 3, dtype=torch.float64, generator=g), torch.randn(40, 2, dtype=torch.float64, generator=g)
@@ -55,88 +59,90 @@ def portfolio(problem: Problem, monitor: Monitor | None = None, starts: Sequence
     best = torch.zeros_like(space.restrict(problem.cross_moment))
     value = float(space.objective(best[None])[0])
     members: dict[str, float] = {}
-    if monitor.attentive and not monitor(_solution(space, best, members)):
-        return _solution(space, best, members)
-    for name, blocks in _members(space, starts):
+    if monitor.attentive and not monitor(_solution(space, best, members, lower)):
+        return _solution(space, best, members, lower)
+    for name, blocks in _members(space, starts, monitor.late):
         values = space.objective(blocks)
         reached = float(values.min())
         members[name] = min(members.get(name, math.inf), reached)
         # Of equals the later: Newton's method makes stationary what it found.
         if reached <= value * (1 + ROUNDING):
             best, value = blocks[int(values.argmin())], reached
-        if monitor.attentive and not monitor(_solution(space, best, members)):
+        if monitor.attentive and not monitor(_solution(space, best, members, lower)):
             break
-    return _solution(space, best, members)
+    return _solution(space, best, members, lower)
 
 
-def _solution(space: Frequencies, blocks: Complex[Tensor, "I K C"], members: dict[str, float]) -> Solution:
+def _solution(space: Frequencies, blocks: Complex[Tensor, "I K C"], members: dict[str, float], lower: float) -> Solution:
     beta = space.problem.predictor(space.extend(blocks))
     if float(beta.abs().max()) < UNDERFLOW:  # on its way to 0, and of no definite rank any more
         beta = torch.zeros_like(beta)
-    return Solution(beta, space.problem.objective(beta), -math.inf, METHOD, dict(members))
+    return Solution(beta, space.problem.objective(beta), lower, METHOD, dict(members))
 
 
-def _members(space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]]) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
+def _members(
+    space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]], late: Late
+) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
     """Each member's name with what it found, one after the other; the last ones improve on the first."""
     pool: list[Complex[Tensor, "S I K C"]] = []
-    for name, blocks in _proposals(space, starts):
+    for name, blocks in _proposals(space, starts, late):
         pool.append(blocks)
         yield name, blocks
     proposals = torch.cat(pool)
     number, rounds = EFFORTS[sum(proposals[0].numel() > limit for limit in (SMALL, MEDIUM))]
-    improved: list[tuple[Complex[Tensor, "I K C"], float]] = []
-    for blocks in _distinct(space, proposals, number):
-        improved.append(exchange(space, blocks, rounds, [value for _, value in improved]))
-        yield "exchange", improved[-1][0][None]
-    yield "Newton", polish(space, min(improved, key=lambda found: found[1])[0])[None]
+    values = space.objective(proposals)
+    if 2 * int((values <= values.min() * (1 + ALIKE)).sum()) >= len(values):  # most agree: there are hardly others to improve
+        number = 1
+    best = exchange(space, _distinct(space, proposals, number, late), rounds, late)[0][0]
+    yield "exchange", best[None]
+    yield "Newton", polish(space, best, late)[None]
 
 
-def _proposals(space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]]) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
+def _proposals(
+    space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]], late: Late
+) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
     problem = space.problem
     rank = problem.max_rank
     convex_problem = replace(problem, depth=2, max_rank=None)
     flat = replace(problem, depth=1, max_rank=None)
-    linear = ridge(flat) if problem.quadratic else smooth(flat, CONVEX_TOL)
+    linear = ridge(flat) if problem.quadratic else smooth(flat, CONVEX_TOL, monitor=Monitor(on_progress=lambda _: not late()))
     weights = torch.full_like(problem.weights, convex_problem.mu)
-    convex = solve_nuclear(convex_problem, weights, CONVEX_TOL, max_steps=CONVEX_STEPS)[0]
+    convex = solve_nuclear(convex_problem, weights, CONVEX_TOL, max_steps=CONVEX_STEPS, proceed=lambda *_: not late())[0]
     spectral = [space.restrict(blocks) for blocks in (problem.blocks(linear.predictor), convex, *map(problem.blocks, starts))]
     several = torch.stack([*spectral, torch.zeros_like(spectral[0])])
-    sparse = spectral[1][None]
-    yield "proximal gradient", proximal_gradient(space, cut_rank(several, rank), STEPS)
-    yield "continuation", continuation(space, sparse, STEPS // 3)
-    yield "reweighting", reweighting(space, sparse, STEPS // 20)
+    yield "proximal gradient", proximal_gradient(space, cut_rank(several, rank), STEPS, late=late)
+    small = spectral[0].numel() <= SMALL
+    if not small:  # where random networks are cheap they find more, and what these find too
+        yield "continuation", continuation(space, spectral[1][None], STEPS // 3, late)
+        yield "reweighting", reweighting(space, spectral[1][None], STEPS // 20, late)
+    number, steps = (MANY, MANY_STEPS) if small else (FEW, STEPS)
     # Penalised by a sum of σ, not of σ^p, the convex optimum is too small: also twice it.
-    yield "networks, spectral starts", descend_networks(space, torch.stack([*spectral, 2 * spectral[1]]), STEPS)
-    yield "networks, random starts", _random_networks(space)
+    nets = balanced(space, torch.stack([*spectral, 2 * spectral[1]]))
+    random = random_networks(space, number, torch.Generator().manual_seed(SEED))
+    ends = prune(blocks_of(space, train_networks(space, torch.cat([nets, random]), steps, RANDOM_TOL, late)))
+    yield "networks, spectral starts", ends[: len(nets)]
+    yield "networks, random starts", ends[len(nets) :]
 
 
-def _random_networks(space: Frequencies) -> Complex[Tensor, "S I K C"]:
-    """Where networks with standard normal weights at every frequency end; small problems can have many, and to the end."""
-    few = space.problem.cross_moment.numel() > SMALL
-    number, steps = (FEW, STEPS) if few else (MANY, MANY_STEPS)
-    nets = random_networks(space, number, torch.Generator().manual_seed(SEED))
-    return prune(blocks_of(space, train_networks(space, nets, steps, RANDOM_TOL)))
-
-
-def _distinct(space: Frequencies, blocks: Complex[Tensor, "S I K C"], number: int) -> list[Complex[Tensor, "I K C"]]:
+def _distinct(space: Frequencies, blocks: Complex[Tensor, "S I K C"], number: int, late: Late) -> list[Complex[Tensor, "I K C"]]:
     """The best `number` of the proposals whose objectives differ, each descended further."""
     values = space.objective(blocks)
     chosen: list[int] = []
     for index in values.argsort().tolist():
         if len(chosen) < number and all(abs(float(values[index] - values[other])) > ALIKE * float(values[other]) for other in chosen):
             chosen.append(index)
-    return list(descend_networks(space, blocks[chosen], STEPS))
+    return list(descend_networks(space, blocks[chosen], STEPS, late=late))
 
 
-def polish(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[Tensor, "I K C"]:
+def polish(space: Frequencies, blocks: Complex[Tensor, "I K C"], late: Late = never) -> Complex[Tensor, "I K C"]:
     """A stationary point at or below the blocks: L-BFGS, until components that die are gone, then Newton's method."""
     for _ in range(POLISH_ROUNDS):
-        blocks = descend_networks(space, blocks[None], POLISH_STEPS, STATIONARY)[0]
-        exact = newton(space, blocks)
+        blocks = descend_networks(space, blocks[None], POLISH_STEPS, STATIONARY, late)[0]
+        exact = newton(space, blocks, late)
         before, after = space.objective(torch.stack([blocks, exact])).tolist()
         # A saddle point, to which Newton's method goes as well, may lie above.
         if after <= before * (1 + ROUNDING):
             blocks = exact
-        if stationarity(space, blocks) <= STATIONARY:
+        if stationarity(space, blocks) <= STATIONARY or late():
             break
     return blocks

@@ -17,10 +17,18 @@ DECREASE, CURVATURE = 1e-4, 0.9  # the conditions of Wolfe
 COMPRESS_EVERY = 10
 
 Evaluate = Callable[[Float[Tensor, "S n"]], tuple[Float[Tensor, " S"], Float[Tensor, "S n"]]]  # values and gradients of all rows
+Late = Callable[[], bool]  # whether the time is up: a descent then returns what it has
 
 
-def lbfgs(evaluate: Evaluate, start: Float[Tensor, "S n"], steps: int, tol: float) -> tuple[Float[Tensor, "S n"], Float[Tensor, " S"]]:
-    """The points reached from every row and their values, after at most `steps` steps.
+def never() -> bool:
+    """No limit."""
+    return False
+
+
+def lbfgs(
+    evaluate: Evaluate, start: Float[Tensor, "S n"], steps: int, tol: float, late: Late = never
+) -> tuple[Float[Tensor, "S n"], Float[Tensor, " S"]]:
+    """The points reached from every row and their values, after at most `steps` steps or until it is `late`.
 
     A row ends where ‖∇f‖·‖x‖ ≤ tol·f (relative to a change of x as large as itself), or where no decrease is found.
     No row's result depends on the others, up to rounding.
@@ -39,12 +47,12 @@ def lbfgs(evaluate: Evaluate, start: Float[Tensor, "S n"], steps: int, tol: floa
         # Before there is any curvature: a step of a tenth of the size of x.
         fresh = (history.scale == 0) | uphill
         first = torch.where(fresh, 0.1 * x.norm(dim=1).clamp(min=1e-30) / direction.norm(dim=1).clamp(min=1e-300), 1.0)
-        moved, reached, turned, found = _line_search(evaluate, x, value, direction, slope, first, alive)
+        moved, reached, turned, found = _line_search(evaluate, x, value, direction, slope, first, alive, late)
         history.add(moved - x, turned - gradient, found)
         finished = ~found
         x, value, gradient = moved, reached, turned
         points[rows], values[rows] = x, value
-        if bool(finished.all()):
+        if bool(finished.all()) or late():
             break
         if step % COMPRESS_EVERY == COMPRESS_EVERY - 1 and 2 * int(finished.sum()) >= len(rows):
             kept = ~finished
@@ -61,6 +69,7 @@ def _line_search(
     slope: Float[Tensor, " S"],
     length: Float[Tensor, " S"],
     alive: Bool[Tensor, " S"],
+    late: Late,
 ) -> tuple[Float[Tensor, "S n"], Float[Tensor, " S"], Float[Tensor, "S n"], Bool[Tensor, " S"]]:
     """For every row a point with the conditions of Wolfe, by bisection, or the best with the first of them; rows without stay."""
     low, high = torch.zeros_like(value), torch.full_like(value, torch.inf)
@@ -80,7 +89,7 @@ def _line_search(
         # With a decrease in hand only a few trials are spent on the second condition.
         if trial >= 3:
             open_ = open_ & ~found
-        if not bool(open_.any()):
+        if not bool(open_.any()) or late():
             break
         # Too long: the minimum of the parabola through both values and the slope, within limits.  Too short: four times as long.
         parabola = -slope * length.square() / (2 * (reached - value - slope * length)).clamp(min=1e-300)
@@ -92,43 +101,49 @@ def _line_search(
 
 
 class History:
-    """The last steps s and changes of the gradient y of every row, in a ring; s = y = 0 where a row has none."""
+    """The last steps s and changes of the gradient y of every row, in a ring; s = y = 0 where a row has none.
+
+    Both stand in one array, `pairs`, so that all inner products with a vector are one pass over it.
+    """
 
     def __init__(self, x: Float[Tensor, "S n"]):
         rows, size = x.shape
-        self.s, self.y = x.new_zeros(rows, MEMORY, size), x.new_zeros(rows, MEMORY, size)
+        self.pairs = x.new_zeros(rows, 2, MEMORY, size)
         self.sy, self.yy = x.new_zeros(rows, MEMORY, MEMORY), x.new_zeros(rows, MEMORY, MEMORY)
         self.scale = x.new_zeros(rows)
         self.count = 0
+        places = torch.arange(MEMORY, device=x.device)
+        self.orders = (places[:, None] + places) % MEMORY  # row k: from slot k on
 
     def add(self, s: Float[Tensor, "S n"], y: Float[Tensor, "S n"], found: Bool[Tensor, " S"]) -> None:
         """Remember a pair where its curvature is positive."""
         slot = self.count % MEMORY
         self.count += 1
-        inner, square = (s * y).sum(1), y.square().sum(1)
-        useful = found & (inner > 1e-14 * (square * s.square().sum(1)).sqrt())
-        self.s[:, slot], self.y[:, slot] = torch.where(useful[:, None], s, 0.0), torch.where(useful[:, None], y, 0.0)
+        new = torch.stack([s, y], 1)
+        gram = new @ new.mT
+        inner, square = gram[:, 0, 1], gram[:, 1, 1]
+        useful = found & (inner > 1e-14 * (square * gram[:, 0, 0]).sqrt())
+        new = torch.where(useful[:, None, None], new, 0.0)
+        self.pairs[:, :, slot] = new
         self.scale = torch.where(useful, inner / torch.where(useful, square, 1.0), self.scale)
-        self.sy[:, slot] = (self.y @ self.s[:, slot, :, None])[..., 0]  # s of the row, y of the column
-        self.sy[:, :, slot] = (self.s @ self.y[:, slot, :, None])[..., 0]
-        self.yy[:, slot] = self.yy[:, :, slot] = (self.y @ self.y[:, slot, :, None])[..., 0]
+        products = (self.pairs.flatten(1, 2) @ new.mT).unflatten(1, (2, MEMORY))
+        self.sy[:, slot], self.sy[:, :, slot] = products[:, 1, :, 0], products[:, 0, :, 1]  # s of the row, y of the column
+        self.yy[:, slot] = self.yy[:, :, slot] = products[:, 1, :, 1]
 
     def keep(self, rows: Bool[Tensor, " S"]) -> None:
-        self.s, self.y, self.sy, self.yy, self.scale = (a[rows] for a in (self.s, self.y, self.sy, self.yy, self.scale))
+        self.pairs, self.sy, self.yy, self.scale = (a[rows] for a in (self.pairs, self.sy, self.yy, self.scale))
 
     def direction(self, gradient: Float[Tensor, "S n"]) -> Float[Tensor, "S n"]:
         """−H∇f, −∇f where nothing is remembered."""
-        scale = torch.where(self.scale > 0, self.scale, 1.0)
-        order = [(self.count + k) % MEMORY for k in range(MEMORY)]  # oldest first
-        sy, yy = self.sy[:, order][:, :, order], self.yy[:, order][:, :, order]
+        scale = torch.where(self.scale > 0, self.scale, 1.0)[:, None]
+        order, back = self.orders[self.count % MEMORY], self.orders[-self.count % MEMORY]  # oldest first, and the inverse
+        sy, yy = self.sy[:, order[:, None], order], self.yy[:, order[:, None], order]
         curvature = sy.diagonal(dim1=1, dim2=2)
         upper = sy.triu() + torch.diag_embed((curvature == 0).to(sy.dtype))
-        p = (self.s @ gradient[:, :, None])[:, order]
-        q = scale[:, None, None] * (self.y @ gradient[:, :, None])[:, order]
+        flat = self.pairs.flatten(1, 2)
+        p, q = (flat @ gradient[:, :, None]).unflatten(1, (2, MEMORY))[:, :, order].unbind(1)
         inner = torch.linalg.solve_triangular(upper, p, upper=True)
-        weighted = curvature[:, :, None] * inner + scale[:, None, None] * (yy @ inner)
-        outer = torch.linalg.solve_triangular(upper.mT, weighted - q, upper=False)
-        back = torch.empty_like(inner), torch.empty_like(outer)
-        back[0][:, order], back[1][:, order] = inner, outer
-        step = scale[:, None] * (gradient - (back[0].mT @ self.y)[:, 0]) + (back[1].mT @ self.s)[:, 0]
-        return -step
+        weighted = curvature[:, :, None] * inner + scale[:, :, None] * (yy @ inner - q)
+        outer = torch.linalg.solve_triangular(upper.mT, weighted, upper=False)
+        parts = torch.stack([outer, -scale[:, :, None] * inner], 1)[:, :, back]
+        return -(scale * gradient + (parts.flatten(1)[:, None] @ flat)[:, 0])

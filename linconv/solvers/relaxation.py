@@ -162,13 +162,14 @@ def tighten(orbits: Orbits, penalty: Penalty, cell: Cell, bound: Bound, upper: f
     return replace(cell, low=np.where(none, 0.0, low), high=np.where(none, 0.0, high), zero=zero).ordered()
 
 
-def nuclear_point(region: Region) -> Blocks:
-    """Where no quadratic is split off the envelope is a weighted nuclear norm: the minimiser of depth 2."""
+def nuclear_point(region: Region, monitor: Monitor) -> Blocks:
+    """Where no quadratic is split off the envelope is a weighted nuclear norm: the minimiser of depth 2, or where time is up near it."""
     problem, slope = region.orbits.problem, envelope(region.penalty, region.cell).slope[:, :1]
     shape = region.orbits.shape
     mu = region.orbits.predictor_blocks(slope[:, :, None] * np.ones(shape, dtype=complex))[:, 0, 0].real
     mu = torch.where(mu > 0, mu, 1e6 * mu.max())  # blocks that are 0 stay 0
-    return region.orbits.take(solve_nuclear(problem, mu, NUCLEAR_TOL, max_steps=NUCLEAR_STEPS)[0])
+    found, _ = solve_nuclear(problem, mu, NUCLEAR_TOL, max_steps=NUCLEAR_STEPS, proceed=lambda *_: not monitor.late())
+    return region.orbits.take(found)
 
 
 def feasible(region: Region, start: Blocks) -> Bound:
@@ -249,7 +250,7 @@ def root_region(problem: Problem, value: float, target: float = math.inf, monito
         if trial.s.any():
             found = solve(trial.orbits, trial.penalty, trial.cell, metric, start, enough, ROOT_STEPS)
         else:
-            found = feasible(trial, start := nuclear_point(trial))
+            found = feasible(trial, start := nuclear_point(trial, monitor))
         region = replace(trial, bound=found) if found.value > lower else region
         share = share if found.value - lower > PROGRESS * (value - found.value) else share / 3
         if region.bound.value >= enough or share < LEAST_SHARE or monitor.late():

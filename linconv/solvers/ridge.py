@@ -1,5 +1,6 @@
 """Depth 1 with squared error: ridge regression, in closed form, for one weight decay or many."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ def ridge(problem: Problem) -> Solution:
     """The minimiser of (1/2N)‖Xβ − y‖² + λ‖β‖²: Cholesky on the smaller of N and C·D, or singular values where λ is too small for that.
 
     Lower bound: the dual (1/N)(⟨y, θ⟩ − ½‖θ‖²) − ‖Xᵀθ‖²/(4λN²) at the best multiple of θ = y − Xβ, valid at any θ.
-    For λ = 0 the least-squares predictor of least norm, and the least that squared error can be.
+    For λ = 0 the least-squares predictor of least norm, and the bound of `least_error`.
     """
     small = _smaller_gram(problem)
     shift = 2 * len(problem.x) * problem.weight_decay
@@ -81,9 +82,42 @@ def _solution(problem: Problem, solved: Float[Tensor, "CD K"], theta: Float[Tens
     n, decay = len(problem.x), problem.weight_decay
     beta = solved.T.reshape(-1, *problem.x.shape[1:])
     value = problem.objective(beta)
-    if decay == 0:  # what no predictor can change; the least squares of rows that are no more than C·D is 0 in general
-        return Solution(beta, value, min(problem.constant, value), "least squares")
+    if decay == 0:
+        return Solution(beta, value, min(problem.constant + least_error(problem), value), "least squares")
     linear = float((problem.y * theta).sum()) / n
     square = float(theta.square().sum()) / (2 * n) + float((problem.x.flatten(1).T @ theta).square().sum()) / (4 * decay * n**2)
     lower = linear / square * linear / 4 if square > 0 and linear > 0 else 0.0
     return Solution(beta, value, problem.constant + lower, "ridge")
+
+
+def least_error(problem: Problem) -> float:
+    r"""A number at or below (1/2N)‖Xβ − y‖² for every β, positive where what is exact in X proves that, and else 0.
+
+    Where X loses rank its least-squares value is no continuous function of X: a change in the last digit of one entry restores the
+    rank, and for N ≤ C·D makes the value 0.  Singular values that are rounding therefore prove nothing.  Exact are: equal images have
+    equal outputs, images of zeros the outputs 0, columns of zeros no effect.  Means of equal images are left, m columns and more than m
+    rows X′, y′ if anything is to be proved.  With X′ + E = QR and t = (I − QQᵀ)y′, for every β
+
+        ‖y′ − X′β‖ ≥ ‖t‖ − ‖E‖/σ_min(X′) ‖y′‖,
+
+    since the nearest X′β has the norm of y′ at most, and Q misses X′β by ‖Eβ‖ ≤ ‖E‖‖X′β‖/σ_min(X′).  ‖E‖ is taken to be 10 rows·columns·ε
+    times ‖X′‖_F (Householder's QR: Higham 2002, theorem 19.4; the constant is generous).  Source: derived here.
+    """
+    images, place, counts = problem.x.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
+    means = problem.y.new_zeros(len(images), problem.y.shape[1]).index_add(0, place, problem.y) / counts[:, None]
+    means[~images.any(1)] = 0.0
+    proved = float((problem.y - means[place]).square().sum())
+    kept, weights = images.any(1), counts.to(images.dtype).sqrt()[:, None]
+    x, y = (weights * images)[kept][:, images.any(0)], (weights * means)[kept]
+    rows, columns = x.shape
+    eps = torch.finfo(x.dtype).eps
+    if rows > columns > 0:
+        q, r = torch.linalg.qr(x)
+        wrong = 10 * rows * columns * eps
+        error = wrong * float(torch.linalg.vector_norm(x))  # ‖E‖; and twice, for that in σ_min
+        least = float(torch.linalg.svdvals(r)[-1]) - 2 * error
+        outside, size = (float(torch.linalg.vector_norm(part)) for part in (y - q @ (q.T @ y), y))
+        turned = error / least if least > 0 else math.inf
+        proved += max(outside - (turned + wrong) * size, 0.0) ** 2
+    wrong = problem.y.numel() * eps
+    return max(proved * (1 - 10 * wrong) - wrong**2 * float(problem.y.square().sum()), 0.0) / (2 * len(problem.x))

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linconv.solvers.monitor import Monitor
+from linconv.solvers.nuclear import below
 from linconv.solvers.problem import Problem, Solution
 
 MAX_STEPS = 100
@@ -21,12 +23,16 @@ MAX_INNER = 1_000
 ARMIJO = 1e-4
 
 
-def smooth(problem: Problem, tol: float) -> Solution:
+def smooth(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | None = None, monitor: Monitor | None = None) -> Solution:
     """The minimiser until the certified gap is at most `tol`, or until rounding stops the descent (the gap tells).
+
+    From the predictor `start`, or from 0 where that is better.  `monitor` is told the bracket after every Newton step and asked for
+    the time between conjugate gradients too; where it says so, the bracket reached so far is returned.
 
     Lower bound: the dual −(1/N) Σ ℓ*(z_n) − ‖Xᵀz‖²/(4λN²) at the gradient z of the loss; with ∇F the gradient of the objective the
     gap is ‖∇F‖²/(4λ), which is how the accuracy is chosen.
     """
+    monitor = Monitor() if monitor is None else monitor
     basis, rows, moments = _principal_axes(problem.x.flatten(1))
     loss, y, n, decay = problem.loss, problem.y, len(rows), problem.weight_decay
 
@@ -39,22 +45,30 @@ def smooth(problem: Problem, tol: float) -> Solution:
     def hessian(f: Tensor, d: Tensor) -> Tensor:
         return rows.T @ loss.curvature(f, y, rows @ d) / n + 2 * decay * d
 
+    def solution(b: Tensor) -> Solution:
+        beta = (basis @ b).T.reshape(-1, *problem.x.shape[1:])
+        objective = problem.objective(beta)
+        return Solution(beta, objective, below(problem, beta, objective, _dual_value(problem, beta)), "Newton")
+
     b = torch.zeros(rows.shape[1], y.shape[1], dtype=rows.dtype, device=rows.device)
     reached, slope = value(b), gradient(b)
     first = float(slope.norm())
+    if start is not None:
+        warm = basis.T @ start.flatten(1).T
+        if (warm_value := value(warm)) < reached:
+            b, reached, slope = warm, warm_value, gradient(warm)
     for _ in range(MAX_STEPS):
         norm, goal = float(slope.norm()), (4 * decay * reached * tol) ** 0.5 / 10  # a tenth: the bound is recomputed from the images
-        if norm <= goal:
+        if norm <= goal or (monitor.attentive and not monitor(solution(b))):
             break
         f = rows @ b
         diagonal = _mean_curvature(problem, f) * moments + 2 * decay
-        step = _newton_step(partial(hessian, f), slope, diagonal, max(min(0.1, (norm / first) ** 0.5), goal / (2 * norm)))
+        step = _newton_step(partial(hessian, f), slope, diagonal, max(min(0.1, (norm / first) ** 0.5), goal / (2 * norm)), monitor)
         found = _line_search(value, gradient, b, step, reached, slope)
         if found is None:
             break
         b, reached, slope = found
-    beta = (basis @ b).T.reshape(-1, *problem.x.shape[1:])
-    return Solution(beta, problem.objective(beta), _dual_value(problem, beta), "Newton")
+    return solution(b)
 
 
 def _principal_axes(x: Float[Tensor, "N CD"]) -> tuple[Float[Tensor, "CD m"], Float[Tensor, "N m"], Float[Tensor, "m 1"]]:
@@ -75,9 +89,9 @@ def _mean_curvature(problem: Problem, f: Float[Tensor, "N K"]) -> float:
 
 
 def _newton_step(
-    hessian: Callable[[Tensor], Tensor], slope: Float[Tensor, "m K"], diagonal: Float[Tensor, "m 1"], accuracy: float
+    hessian: Callable[[Tensor], Tensor], slope: Float[Tensor, "m K"], diagonal: Float[Tensor, "m 1"], accuracy: float, monitor: Monitor
 ) -> Float[Tensor, "m K"]:
-    """d with ‖H d + slope‖ ≤ accuracy · ‖slope‖, by conjugate gradients; any of its iterates is a direction of descent."""
+    """d with ‖H d + slope‖ ≤ accuracy · ‖slope‖, by conjugate gradients, or until the time is up: any iterate is a direction of descent."""
     step, rest = torch.zeros_like(slope), -slope
     goal = accuracy * float(slope.norm())
     scaled = rest / diagonal
@@ -86,7 +100,7 @@ def _newton_step(
         bent = hessian(direction)
         length = energy / float((direction * bent).sum())
         step, rest = step + length * direction, rest - length * bent
-        if float(rest.norm()) <= goal:
+        if float(rest.norm()) <= goal or monitor.late():
             break
         scaled = rest / diagonal
         previous, energy = energy, float((rest * scaled).sum())
