@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 
-NAMES = ["blocks", "prox", "ridge", "depth_two", "portfolio", "branch", "restricted", "enclosures", "profiles", "growth"]
+NAMES = ["blocks", "prox", "ridge", "depth_two", "portfolio", "branch", "restricted", "enclosures", "profiles", "sensitivity", "growth"]
 
 
 def main(names: list[str]) -> int:

@@ -14,7 +14,9 @@ from linconv.network import LinearCNN
 from linconv.patches import PatchSpectrum, energy_profile, patch_spectrum
 from linconv.penalties import Schatten
 from linconv.profiles import predicted_profile
+from linconv.sensitivity import frequency_sensitivity
 from linconv.solvers import Solution, fit, fit_path
+from linconv.spectra import power_spectrum, radial_average
 from linconv.spectrum import FrequencyBlocks, conv_blocks, conv_singular_values, frequency_blocks
 from linconv.sweeps import sweep
 from linconv.torch_import import NotLinearCNNError, from_torch
@@ -38,10 +40,13 @@ __all__ = [
     "fit",
     "fit_path",
     "frequency_blocks",
+    "frequency_sensitivity",
     "from_torch",
     "minimal_network",
     "patch_spectrum",
+    "power_spectrum",
     "predicted_profile",
+    "radial_average",
     "representation_cost",
     "sweep",
     "train",

@@ -23,11 +23,27 @@ ORDERS = [
         {"solvers", "training"},
     ],
     [{"network"}, {"models"}],
+    [{"spectrum"}, {"spectra"}, {"filters"}],
+    [{"spectra"}, {"gradient_spectra"}, {"sensitivity"}],
+    [{"sgd"}, {"gradient_spectra"}],
     [{"network"}, {"checkpoints"}, {"sgd"}, {"classifiers"}],
-    [{"network"}, {"spectrum"}, {"patches"}, {"profiles", "sensitivity", "deformation"}, {"profile_fits", "pooling", "sphere"}, {"plotting"}],
+    [
+        {"network"},
+        {"spectrum"},
+        {"patches"},
+        {"profiles", "sensitivity", "deformation"},
+        {"profile_fits", "pooling", "sphere"},
+        {"plotting"},
+    ],
 ]
 EVERYONE_MAY_IMPORT = {"validation"}
-ALONE = {"validation": set(), "witnesses": set(), "images": EVERYONE_MAY_IMPORT, "claims": EVERYONE_MAY_IMPORT, "statistics": EVERYONE_MAY_IMPORT}
+ALONE = {
+    "validation": set(),
+    "witnesses": set(),
+    "images": EVERYONE_MAY_IMPORT,
+    "claims": EVERYONE_MAY_IMPORT,
+    "statistics": EVERYONE_MAY_IMPORT,
+}
 NOBODY_IMPORTS = {"strategies", "verification", "tests", "benchmarks"}
 # The only imports against an arrow, each inside a function.
 EXCEPTIONS = {("cost", "solvers.restricted")}

@@ -30,7 +30,7 @@ class Preset(NamedTuple):
 
 # `smoke` shows that everything runs; `reduced` ends in minutes on two cores; `full` is the size of the papers, for a GPU.
 PRESETS = {
-    "smoke": Preset(8, 12, 4, 600, 6, 2, 32),
+    "smoke": Preset(8, 12, 4, 400, 5, 2, 32),
     "reduced": Preset(16, 32, 8, 4096, 10, 3, 64),
     "full": Preset(64, 128, 16, None, 100, 5, 128),
 }

@@ -1,0 +1,395 @@
+r"""Weight decay shrinks every frequency of a linear CNN by what its data say: ridge at depth 1, thresholds beyond.
+
+Let the images have the second moment $s_u I$ at frequency u and none between frequencies (orthonormal DFT), and let the least-squares
+predictor have the singular values $m_{ui}$ in its unnormalised block at u.  The minimum of
+$\frac1{2N} \sum_n \|f(x_n) - y_n\|^2 + \lambda \sum_l \|w^l\|^2$ over linear CNNs of depth L keeps all singular vectors, and each m becomes
+
+$$t = \arg\min_{t \ge 0}\ \tfrac12 (t - m)^2 + \frac{\lambda L}{s_u}\, t^{2/L} :\qquad
+\frac{s_u}{s_u + 2\lambda}\, m \ (L = 1), \qquad \Big(m - \frac{2\lambda}{s_u}\Big)_+ \ (L = 2),$$
+
+and for L ≥ 3 zero or the larger root of $t + \frac{2\lambda}{s_u} t^{2/L-1} = m$.  It survives exactly below its critical decay
+
+$$\lambda_c = \frac{s_u}2\, \frac{(L-2)^{1-2/L}}{(L-1)^{2-2/L}}\, m^{2-2/L}, \qquad \lambda_c = \frac{s_u m}2 \ (L = 2),$$
+
+so that of equal components those at weak frequencies die first, and the survivors of a larger decay are among those of a smaller one.
+With depth the truth depends on what is held fixed.  Where s is constant, survivors are fewer at the same fraction of the decay that kills
+all, and at the same training error.  Where it is not, the first is false (a counterexample is checked), and the second is tested.
+
+Source: the thesis is that of Godfrey et al., arXiv 2210.01257, section 4; statement, proofs and counterexample are derived in
+docs/shrinkage.md.  Data that decouple are images whitened and given their own power spectrum again; images as they are follow at L = 1
+(ridge regression) and at L = 2 with a certificate for each frequency, and at L ≥ 3 are described only.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Gt, Interval, Len, Lt
+from torch import Tensor
+
+import linconv as lc
+from linconv import images, witnesses
+from linconv.claims import (
+    Check,
+    Figure,
+    Note,
+    Progress,
+    UsageError,
+    agree,
+    at_most,
+    attains,
+    control,
+    exceeds,
+    inconclusive,
+    main,
+    predicted_failure,
+)
+from linconv.statistics import bootstrap_interval, trend
+from verification._networks import Run
+from verification._shrinkage_figure import Curve, figure
+from verification._shrinkage_law import (
+    ALIVE,
+    Sample,
+    blocks_of,
+    contested,
+    count,
+    critical,
+    decoupled,
+    high_pass,
+    law,
+    measured,
+    minimum,
+    needed,
+    needed_table,
+    outputs_of,
+    proofs,
+    survivor_table,
+    survivors,
+    train,
+    unit,
+)
+
+FAST = {"depths": (1, 2, 3), "side": 4, "samples": 120, "decays": (0.01, 0.6), "draws": 3}
+GAP = "the gap that the solvers are asked for, 1e-12, and rounding"
+TRAINED = "an error of 1e-6 in the outputs is 1e-12 in the objective, where rounding stops the optimiser"
+
+
+def claim(
+    *,
+    data: Annotated[str, "data set: photos, cifar10, fashion-mnist, or a folder with one subfolder of images a class"] = "photos",
+    depths: Annotated[tuple[Annotated[int, Interval(ge=1, le=8)], ...], Len(2, 6), "depths L, increasing, two at least 2"] = (1, 2, 3, 4),
+    decays: Annotated[
+        tuple[Annotated[float, Gt(0), Lt(1)], ...], Len(2, 12), "weight decays, increasing, as fractions of the least that kills all"
+    ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6),
+    side: Annotated[int, Interval(ge=4, le=16), "side of the square images"] = 6,
+    samples: Annotated[int, Interval(ge=20, le=100_000), "number of images N"] = 600,
+    draws: Annotated[int, Interval(ge=3, le=100), "draws of N images behind each interval"] = 6,
+    seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
+) -> Iterator[Check | Figure | Note | Progress]:
+    for name, values in (("depths", depths), ("decays", decays)):
+        if not all(low < high for low, high in pairwise(values)):
+            raise UsageError(f"{name} must increase, got {' '.join(map(str, values))}; sort them and drop what occurs twice")
+    if depths[-2] < 2:
+        raise UsageError(f"depths must end in two of at least 2, got {' '.join(map(str, depths))}; at depth 1 nothing dies: try 1 2 3")
+    generator = torch.Generator().manual_seed(seed)
+    natural, filtered, y = load(data, side, samples, generator)
+    white = images.whiten(natural)
+    pair = [decoupled("natural", white, natural, y), decoupled("high-pass", white, filtered, y)]
+    yield Note(f"{samples} images of {data}, {natural.shape[1]} channels, side {side}, {y.shape[1]} outputs", in_scope=True)
+    shown: list[Curve] = []
+    for sample, other in (pair, pair[::-1]):
+        yield from curve_checks(sample, other, depths, decays, generator, shown)
+    for kind, x in (("natural", natural), ("high-pass", filtered)):
+        yield from image_checks(kind, x, y, depths, decays, generator)
+    yield from whitened_checks(measured("whitened", white, y), depths, decays)
+    yield from counterexample_checks()
+    yield Progress("drawing images for the trends")
+    more = [load(data, side, samples, generator) for _ in range(draws - 1)]
+    tables: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for which, kind in enumerate(("natural", "high-pass")):
+        drawn = [pair[which], *(decoupled(kind, images.whiten(d[0]), d[which], d[2]) for d in more)]
+        tables[kind] = survivor_table(drawn, depths, decays), needed_table(drawn, [depth for depth in depths if depth >= 2])
+        yield from trend_checks(kind, *tables[kind], depths, decays, generator)
+        if 2 in depths:
+            yield from certified_trend([measured(kind, d[which], d[2]) for d in [(natural, filtered, y), *more]], decays, generator)
+    yield Figure("shrinkage", lambda: figure(shown, tables, decays, f"{samples} images of {data}, {side}×{side}"))
+
+
+def load(data: str, side: int, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred images, the same less their frequencies below a quarter of the side, and centred class indicators."""
+    try:
+        loaded = images.load(data, samples=samples, grid=(side, side), generator=generator)
+    except OSError as error:
+        raise UsageError(f"data: {error}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if len(loaded.classes) < 2:
+        raise UsageError(f"data: expected at least two classes, {data} has only {loaded.classes[0]!r}; subfolders are classes")
+    if samples <= loaded.images[0].numel():
+        raise UsageError(f"samples must exceed C·D = {loaded.images[0].numel()}, got {samples}; take more or a smaller --side")
+    x, y = images.center(loaded.images), loaded.one_hot()
+    if torch.linalg.matrix_rank(x.flatten(1)) < x[0].numel():
+        raise UsageError(f"side: the images of {data} do not span all C·D = {x[0].numel()} dimensions; take a smaller --side")
+    return x, high_pass(x, (side + 2) // 4), y - y.mean(0)
+
+
+def curve_checks(
+    sample: Sample, other: Sample, depths: tuple[int, ...], decays: tuple[float, ...], generator: torch.Generator, shown: list[Curve]
+) -> Iterator[Check | Progress]:
+    """(a) Data that decouple: optima and a trained network against the law, at every frequency and component."""
+    for depth in depths:
+        label = f"(a) {sample.kind}, depth {depth}:"
+        yield Progress(f"{label} optima and a trained network")
+        chosen = [f * unit(sample, depth) for f in decays]
+        half = contested(sample, depth, decays)
+        if depth > 2 and not sample.s.all():  # the portfolio takes seconds for each
+            chosen = [half]
+        found = lc.fit_path(sample.x, sample.y, depth=depth, weight_decays=chosen, tol=1e-12)
+        trained = train(sample, depth, half, generator)
+        shown.append(Curve(sample, depth, half, found[chosen.index(half)], trained))
+        observed, predicted = [solution.predictor for solution in found], [law(sample.m, sample.s, decay, depth) for decay in chosen]
+        blocks, expected = np.stack([blocks_of(beta, sample.s) for beta in observed]), np.stack([outputs_of(sample, t) for t in predicted])
+        exact = all(solution.method in ("ridge", "decoupled, scalar thresholding") for solution in found)
+        accuracy: dict[str, Any] = {"size": 4096} if exact else {"tolerance": 1e-5, "reason": f"{GAP}, square root"}
+        yield agree(f"{label} blocks of the optima", blocks, expected, **accuracy, draws=len(chosen))
+        yield agree(f"{label} surviving frequencies", [count(b) for b in blocks], [survivors(sample, decay, depth) for decay in chosen])
+        minima = [minimum(sample, t, decay, depth) for t, decay in zip(predicted, chosen, strict=True)]
+        objectives = [solution.objective for solution in found]
+        yield agree(f"{label} objectives of the optima", objectives, minima, tolerance=1e-10, reason=GAP)
+        yield from trained_checks(label, sample, trained, minima[chosen.index(half)], expected[chosen.index(half)])
+        if not sample.s.all():
+            yield removed_band(f"{label} optima,", observed[0], sample)
+            for curve in shown:
+                there = law(other.m, other.s, curve.decay, depth)[sample.s == 0]
+                if curve.sample is other and curve.depth == depth and there.any():
+                    wrong = removed_band("", curve.optimum.predictor, sample)
+                    yield control(f"{label} the optimum of {other.kind} images has nothing in that band", wrong)
+        if depth > 1:
+            yield from edge_checks(label, sample, depth)
+        yield from curve_controls(label, sample, other, depth, chosen, (blocks, expected), accuracy)
+
+
+def trained_checks(label: str, sample: Sample, trained: Run, least: float, expected: np.ndarray) -> Iterator[Check]:
+    """A network that stopped above the minimum has missed it, and says nothing of the blocks there."""
+    terms: dict[str, Any] = {"tolerance": 1e-5, "reason": TRAINED}
+    yield attains(f"{label} objective of a trained network", trained.objective, least, tolerance=1e-8, reason=TRAINED)
+    if trained.objective > (1 + 1e-8) * least:
+        yield inconclusive(f"{label} blocks of a trained network", "it stopped above the minimum: not converged, or in another one")
+        return
+    yield agree(f"{label} blocks of a trained network", blocks_of(trained.predictor, sample.s), expected, **terms)
+    if not sample.s.all():
+        yield removed_band(f"{label} trained network,", trained.predictor, sample, **terms)
+
+
+def curve_controls(
+    label: str,
+    sample: Sample,
+    other: Sample,
+    depth: int,
+    decays: list[float],
+    blocks: tuple[np.ndarray, np.ndarray],
+    accuracy: dict[str, Any],
+) -> Iterator[Check]:
+    """Laws that are wrong, against the blocks of the optima; `blocks`: found, and as the law has them."""
+    observed, expected = blocks
+    present = np.flatnonzero(sample.s)
+    order, s = present[sample.s[present].argsort()], sample.s
+    flat, upside_down = np.where(s > 0, s[present].mean(), 0.0), np.zeros_like(s)
+    upside_down[order] = s[order[::-1]]
+    wrong = {
+        "the exponent of another depth": [law(sample.m, s, decay, depth + 1) for decay in decays],
+        "a threshold without s_u": [law(sample.m, flat, decay, depth) for decay in decays],
+        "λ in the place of 2λ": [law(sample.m, s, decay / 2, depth) for decay in decays],
+        "the spectrum upside down": [law(sample.m, upside_down, decay, depth) for decay in decays],
+    }
+    if s.all():  # the powers that the high-pass keeps are those of the natural images
+        wrong[f"the spectrum of {other.kind} images"] = [law(sample.m, other.s, decay, depth) for decay in decays]
+    scale = float(np.abs(expected).max())
+    for name, curves in wrong.items():
+        variant = np.stack([outputs_of(sample, t) for t in curves])
+        if np.abs(variant - expected).max() > 1e-3 * scale:  # where none but frequencies of equal power survive, some are no mistakes
+            yield control(f"{label} {name}", agree("", observed, variant, scale=scale, **accuracy))
+    side = sample.x.shape[-1]
+    here = np.arange(len(s)) % side <= side // 2
+    counts, folded = ([count(b) for b in expected], [count(b[here]) for b in expected])
+    if folded != counts:  # a lone zero frequency is in either half
+        halves = agree("", [count(b[here]) for b in observed], counts)
+        yield control(f"{label} half a spectrum counted without pair weights", halves)
+
+
+def edge_checks(label: str, sample: Sample, depth: int) -> Iterator[Check]:
+    """The largest critical decay is the least that kills all: just above it the optimum is 0, just below it is not."""
+    least = unit(sample, depth)
+    if sample.s.all() or depth == 2:
+        sides = lc.fit_path(sample.x, sample.y, depth=depth, weight_decays=[least * 0.999, least * 1.001], tol=1e-12)
+        alive = [int(bool(solution.predictor.any())) for solution in sides]
+        yield agree(f"{label} the least decay that kills all, to a thousandth", alive, [1, 0])
+
+
+def image_checks(
+    kind: str, x: Tensor, y: Tensor, depths: tuple[int, ...], decays: tuple[float, ...], generator: torch.Generator
+) -> Iterator[Check | Note | Progress]:
+    """(b) Images as they are, frequencies correlated."""
+    sample = measured(kind, x, y)
+    for depth in depths:
+        label = f"(b) {kind} as they are, depth {depth}:"
+        yield Progress(label)
+        if depth == 1:
+            yield from ridge_checks(label, sample, decays)
+        elif depth == 2:
+            yield from certified_checks(label, sample, decays, generator)
+        elif sample.s.all() and depth == min(d for d in depths if d > 2):  # one decay: the portfolio takes seconds
+            decay = decays[-1] * unit(sample, depth)
+            best = lc.fit(x, y, depth=depth, weight_decay=decay)
+            alive = count(blocks_of(best.predictor, sample.s))
+            survive = f"{alive} of {len(sample.s)} frequencies survive decay {decay:.3g} in the best of a portfolio, gap {best.gap:.1e}"
+            yield Note(f"{label} {survive}")
+
+
+def ridge_checks(label: str, sample: Sample, decays: tuple[float, ...]) -> Iterator[Check]:
+    """Depth 1 is ridge regression on all coordinates at once, and not a factor for each frequency."""
+    chosen = [f * unit(sample, 1) for f in decays]
+    found = lc.fit_path(sample.x, sample.y, depth=1, weight_decays=chosen)
+    expected = [witnesses.ridge_optimum(sample.x.numpy(), sample.y.numpy(), decay) for decay in chosen]
+    observed = torch.stack([solution.predictor for solution in found])
+    # Normal equations square the condition number of the rows that the witness solves by least squares.
+    condition = float(1 + torch.linalg.matrix_norm(sample.x.flatten(1), 2) ** 2 / (2 * len(sample.x) * chosen[0]))
+    accuracy: dict[str, Any] = {"tolerance": 1e-14 * condition, "reason": "rounding, 1e-14 times the condition number of XᵀX/N + 2λ"}
+    yield agree(f"{label} ridge regression", observed, np.stack(expected), **accuracy)
+    halved = [witnesses.ridge_optimum(sample.x.numpy(), sample.y.numpy(), decay / 2) for decay in chosen]
+    yield control(f"{label} λ in the place of 2λ", agree("", observed, np.stack(halved), **accuracy))
+    if sample.s.all():
+        least = torch.linalg.lstsq(sample.x.flatten(1), sample.y, driver="gelsd").solution.T.reshape(observed.shape[1:])
+        factors = [(sample.s / (sample.s + 2 * decay))[:, None, None] * blocks_of(least, sample.s) for decay in chosen]
+        blocks = np.stack([blocks_of(solution.predictor, sample.s) for solution in found])
+        far = agree("", blocks, np.stack(factors), tolerance=0.01, reason="a hundredth, far above rounding")
+        yield predicted_failure(f"{label} the factor s_u/(s_u + 2λ) of decoupled data fails", far)
+    else:
+        yield removed_band(label, found[0].predictor, sample)
+
+
+def removed_band(label: str, beta: Tensor, sample: Sample, **accuracy: Any) -> Check:
+    """Weight decay has no one to oppose it where the data are silent."""
+    norms = lc.FrequencyBlocks.from_predictor(beta).values.flatten(0, 1).abs().amax((-2, -1))
+    silent = torch.from_numpy(sample.s == 0)
+    return agree(f"{label} nothing in the removed band", norms[silent], 0 * norms[silent], scale=float(norms.max()), size=4096, **accuracy)
+
+
+def certified_checks(label: str, sample: Sample, decays: tuple[float, ...], generator: torch.Generator) -> Iterator[Check | Note]:
+    """Depth 2 is convex: at the optimum the gradient at u has norm μ where the block lives, and at most μ where it is 0."""
+    chosen = [f * unit(sample, 2) for f in decays]
+    found = lc.fit_path(sample.x, sample.y, depth=2, weight_decays=chosen, tol=1e-13)
+    counts, decided, ratios, errors = [], [], [], []
+    for solution, decay in zip(found, chosen, strict=True):
+        alive, dead, ratio, error = proofs(sample, solution, decay)
+        counts.append(int(alive.sum()))
+        decided.append(int((alive | dead).sum()))
+        ratios.append(ratio[alive])
+        errors.append(error)
+    name, everything = f"{label} frequencies proved to live or to be 0", [len(sample.s)] * len(chosen)
+    if decided == everything:
+        yield agree(name, decided, everything, scope="certified")
+    else:
+        yield inconclusive(name, f"{decided} of {len(sample.s)}, for each decay: bounds too far apart")
+    yield Note(f"{label} proved to survive at {' '.join(map(str, decays))} of the critical decay: {' '.join(map(str, counts))}")
+    gradients = np.concatenate(ratios)
+    why = "what the duality gap leaves open"
+    yield agree(
+        f"{label} gradients at the survivors, over μ",
+        gradients,
+        np.ones_like(gradients),
+        tolerance=max(errors),
+        reason=why,
+        scope="certified",
+    )
+    doubled = agree("", gradients, 2 * np.ones_like(gradients), tolerance=max(errors), reason=why)
+    yield control(f"{label} λ in the place of 2λ", doubled)
+    decay, best = chosen[len(chosen) // 2], found[len(chosen) // 2]
+    trained = train(sample, 2, decay, generator)
+    yield attains(
+        f"{label} objective of a trained network", trained.objective, best.objective, lower=best.lower_bound, tolerance=1e-8, reason=TRAINED
+    )
+    yield from edge_checks(label, sample, 2)
+    if not sample.s.all():
+        yield removed_band(label, best.predictor, sample)
+
+
+def whitened_checks(sample: Sample, depths: tuple[int, ...], decays: tuple[float, ...]) -> Iterator[Check]:
+    """(c) The theorem for constant s: with depth fewer survive, at the same fraction of the critical decay and at the same error."""
+    shares, deep = np.linspace(0.05, 0.95, 19), [depth for depth in depths if depth >= 2]
+    alive = {}
+    for depth in deep:
+        found = lc.fit_path(sample.x, sample.y, depth=depth, weight_decays=[f * unit(sample, depth) for f in decays])
+        blocks = np.stack([blocks_of(solution.predictor, sample.s) for solution in found])
+        alive[depth] = (np.linalg.norm(blocks, axis=(-2, -1)) > ALIVE * np.abs(blocks).max()).astype(float)
+    for low, high in pairwise(deep):
+        label = f"(c) whitened, depth {high} after {low}:"
+        yield at_most(f"{label} survivors at the same fraction are among them", alive[high], alive[low])
+        if (alive[high] != alive[low]).any():
+            yield control(f"{label} the reverse", at_most("", alive[low], alive[high]))
+        counts = [[needed(sample, depth, float(share)) for share in shares] for depth in (low, high)]
+        yield at_most(f"{label} frequencies needed for the same error", counts[1], counts[0])
+
+
+def counterexample_checks() -> Iterator[Check]:
+    """(c) Two frequencies, s = 1 and 1/16, m = 1 and 8: at ¾ of the decay that kills all, depths 2, 3, 4 keep one, both, the other."""
+    s, m = np.array([1.0, 0.25, 0.0625, 0.25]), np.array([1.0, 0.0, 8.0, 0.0])
+    sites = np.arange(4)
+    circulant = np.fft.ifft(np.sqrt(s)).real[(sites[:, None] - sites) % 4]
+    x = torch.from_numpy(2 * circulant)[:, None]
+    y = x.flatten(1) @ torch.from_numpy(np.fft.ifft(m).real)[:, None]
+    alive = []
+    for depth in (2, 3, 4):
+        decay = 0.75 * float(critical(m, s, depth).max())
+        values = lc.FrequencyBlocks.from_predictor(lc.fit(x, y, depth=depth, weight_decay=decay).predictor).values
+        alive.append((values.abs().flatten() > ALIVE).int().tolist())
+    expected = [[1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]]
+    yield agree("(c) s not constant: survivors at the same fraction, depths 2, 3, 4", alive, expected)
+    nested = at_most("", [sum(row) for row in alive[1:]], [sum(row) for row in alive[:-1]])
+    yield predicted_failure("(c) s not constant: survivors at the same fraction need not fall with depth", nested)
+
+
+def trend_checks(
+    kind: str, counts: np.ndarray, fewest: np.ndarray, depths: tuple[int, ...], decays: tuple[float, ...], generator: torch.Generator
+) -> Iterator[Check | Note]:
+    """(c) Over draws of images: survivors fall with the decay at each depth, and with depth at the same share of the explained variance."""
+    deep = [depth for depth in depths if depth >= 2]
+    below = counts[:, [depths.index(depth) for depth in deep]]
+    for i, depth in enumerate(deep):
+        name = f"(c) {kind}, depth {depth}: survivors lost from {decays[0]} to {decays[-1]} of the critical decay"
+        yield from falls(name, below[:, i], np.log10(decays), generator)
+    name = f"(c) {kind}: frequencies that depth {deep[-1]} needs less than depth {deep[0]}, mean over shares explained from 10 to 90 %"
+    yield from falls(name, fewest.mean(2), np.array(deep, dtype=float), generator)
+    gains = torch.from_numpy(below[:, -1].mean(1) - below[:, 0].mean(1))
+    gained = bootstrap_interval(gains, generator=generator)
+    says = f"{gained.estimate:+.2f} at depth {deep[-1]} against {deep[0]}, 95 % interval {gained.low:+.2f} to {gained.high:+.2f}"
+    yield Note(f"{kind}: survivors at the same fractions of the critical decay, where no theorem decides: {says}")
+
+
+def certified_trend(drawn: list[Sample], decays: tuple[float, ...], generator: torch.Generator) -> Iterator[Check | Progress]:
+    """(c) The same of images as they are at depth 2, by certified fits."""
+    yield Progress(f"optima of {drawn[0].kind} images")
+    counts = []
+    for sample in drawn:
+        chosen = [f * unit(sample, 2) for f in decays]
+        found = lc.fit_path(sample.x, sample.y, depth=2, weight_decays=chosen, tol=1e-12)
+        counts.append([int(proofs(sample, solution, decay)[0].sum()) for solution, decay in zip(found, chosen, strict=True)])
+    name = f"(c) {drawn[0].kind} as they are, depth 2: survivors lost from {decays[0]} to {decays[-1]} of the critical decay"
+    yield from falls(name, np.array(counts), np.log10(decays), generator)
+
+
+def falls(name: str, counts: np.ndarray, levels: np.ndarray, generator: torch.Generator) -> Iterator[Check]:
+    """Counts by draw and level: what is lost from the first level to the last, its interval over draws, the p-value of the trend."""
+    columns = [torch.from_numpy(column.astype(float)) for column in counts.T]
+    found = trend(columns, levels.tolist(), generator=generator, alternative="less")
+    lost = columns[0] - columns[-1]
+    check = exceeds(name, bootstrap_interval(lost, generator=generator), 0, p_value=found.p_value, draws=len(lost))
+    yield check
+    if check.passed:  # an interval that straddles 0 cannot refute the opposite either
+        yield control(f"{name}: with the opposite sign", exceeds("", bootstrap_interval(-lost, generator=generator), 0))
+
+
+if __name__ == "__main__":
+    main(claim)
