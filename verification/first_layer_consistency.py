@@ -60,9 +60,9 @@ def claim(
     spectrum, grid = spectrum_of(train), grid_of_runs(preset, data, padding, seed)
     p = PRESETS[preset]
     sizes = f"VGG-11 of width {p.width} and {p.other_width}, ResNet-20 of width {p.residual_width}"
-    yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds", in_scope=True)
     results: dict[str, list[dict[str, Any]]] = {}
     yield from train_all(grid, store, jobs, results)
+    yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds", in_scope=True)
     profiles = {name: stacked(runs) for name, runs in results.items()}
     fits = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
     rows = {kind: correlations(profiles, kind, generator) for kind in ("change", "trained")}
@@ -84,12 +84,11 @@ def train_all(
         yield Progress(f"training, 0 of {len(tasks)} runs")
         path = Path(store) if store else Path(scratch, "runs.jsonl")
         try:
-            records = sweep(run, tasks, store=path, n_jobs=jobs)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"store: {error}") from error
-        for record in records:
-            kept.append(record)
-            yield Progress(f"training, {len(kept)} of {len(tasks)} runs", len(kept) / len(tasks))
+            for record in sweep(run, tasks, store=path, n_jobs=jobs):
+                kept.append(record)
+                yield Progress(f"training, {len(kept)} of {len(tasks)} runs", len(kept) / len(tasks))
+        except (ValueError, OSError) as error:  # of the store
+            raise UsageError(str(error)) from error
     by_parameters = {repr(sorted(record["parameters"].items())): record["result"] for record in kept}
     for name, runs in grid.items():
         results[name] = [by_parameters[repr(sorted(task.items()))] for task in runs]

@@ -116,10 +116,8 @@ def train_all(
         for record in found:
             records.append(record)
             yield Progress(f"training, {len(records)} of {len(tasks)} runs", len(records) / len(tasks))
-    except ConnectionError as error:
+    except (ValueError, OSError) as error:  # of the store, or of a scheduler that does not answer
         raise UsageError(str(error)) from error
-    except (ValueError, OSError) as error:
-        raise UsageError(f"store: {error}") from error
     records.sort(key=lambda record: str(sorted(record["parameters"].items())))
 
 
