@@ -16,12 +16,12 @@ import linconv as lc
 from benchmarks.timing import interleaved
 
 matplotlib.use("Agg")
-BASE = {"samples": 200, "channels": 3, "outputs": 4, "side": 8}
+BASE = {"samples": 200, "channels": 2, "outputs": 3, "side": 6}
 AXES = {
-    "samples": ("images N", [50, 100, 200, 400, 800]),
-    "channels": ("channels C", [1, 2, 3, 6, 12]),
-    "outputs": ("outputs K", [1, 2, 4, 8, 16]),
-    "side": ("side of the grid", [4, 8, 12, 16, 24]),
+    "samples": ("images N", [50, 100, 200, 400]),
+    "channels": ("channels C", [1, 2, 3, 6]),
+    "outputs": ("outputs K", [1, 2, 4, 8]),
+    "side": ("side of the grid", [4, 6, 8, 12, 16]),
 }
 DEPTHS = [1, 2, 3, 4, 6]
 # Okabe and Ito's colours, told apart without colour vision, with markers of their own.
@@ -87,7 +87,7 @@ def draw(found: dict[str, dict[str, list[float]]], depths: list[float], folder: 
     print(f"written: {folder / 'growth.pdf'}, {folder / 'growth.png'}")
 
 
-def main(folder: str = "docs/figures", repeats: int = 3) -> None:
+def main(folder: str = "docs/figures", repeats: int = 1) -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
         draw(measure(repeats), by_depth(repeats), Path(folder))

@@ -1,5 +1,6 @@
 """Runs of nonlinear networks for `first_layer_consistency`: which ones a preset has, one of them trained, and what is kept of it."""
 
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class Preset(NamedTuple):
 
 # `smoke` shows that everything runs; `reduced` ends in minutes on two cores; `full` is the size of the papers, for a GPU.
 PRESETS = {
-    "smoke": Preset(8, 12, 4, 400, 5, 2, 32),
+    "smoke": Preset(8, 12, 4, 250, 4, 2, 32),
     "reduced": Preset(16, 32, 8, 4096, 10, 3, 64),
     "full": Preset(64, 128, 16, None, 100, 5, 128),
 }
@@ -61,6 +62,7 @@ def grid_of_runs(preset: str, data: str, padding_mode: str, seed: int) -> dict[s
     return {name: [shared | change | {"seed": seed + i} for i in range(p.seeds)] for name, change in changes.items()}
 
 
+@lru_cache(maxsize=1)
 def prepare(data: str, samples: int | None) -> tuple[images.ImageSet, images.ImageSet]:
     """Training and test images in single precision, each channel standardised by the training set's mean and deviation."""
     sets = [
@@ -73,6 +75,7 @@ def prepare(data: str, samples: int | None) -> tuple[images.ImageSet, images.Ima
     return train_set, test_set
 
 
+@lru_cache(maxsize=1)
 def spectrum_of(train: images.ImageSet) -> PatchSpectrum:
     """Principal components of the patches that a first layer sees inside the images."""
     return patch_spectrum(train.images, KERNEL)

@@ -1,6 +1,7 @@
 """Runs for `frequency_sensitivity`: which networks a preset trains, one of them trained, and the curves that are kept of it."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class Preset(NamedTuple):
 
 # `smoke` shows that everything runs; `reduced` is for two cores and an hour; `paper` is the published table, for GPUs or a cluster.
 PRESETS = {
-    "smoke": Preset(16, 400, 8, 32, 3, 8, (1, 2), 2, (1e-5, 1e-2), (), 16),
+    "smoke": Preset(16, 300, 6, 32, 2, 8, (1, 2), 2, (1e-5, 1e-2), (), 16),
     "reduced": Preset(
         32,
         2048,
@@ -88,6 +89,7 @@ def tasks_of(preset: str, data: str, seed: int) -> list[dict[str, Any]]:
     return [shared | network | kind | {"seed": seed + i} for network in networks for kind in kinds for i in range(p.seeds)]
 
 
+@lru_cache(maxsize=2)
 def prepare(data: str, side: int, samples: int | None, high: bool) -> tuple[images.ImageSet, images.ImageSet]:
     """Training and test images in single precision, natural or without the square |u_d| ≤ side/4, each channel standardised."""
     sets = []

@@ -2,8 +2,10 @@ r"""The first layers of different trained networks spread their energy over the 
 
 For filters W the energies $e_i = (\frac1K \sum_k \langle w_k, u_i\rangle^2)^{1/2}$ along the principal components u_i of the image patches
 form a profile. Profiles of networks that differ in seed, width, architecture, or in labels that are true or random, correlate at .8 or
-more; profiles of their untrained filters do not. Chowers and Weiss, arXiv 2206.02454, report .87 to .99 for VGG-11 and ResNet-18 on
-CIFAR-10, a NeurIPS-2023 reproduction at least .8 for VGG-11 and ResNet-20.
+more; profiles of their untrained filters do not.
+
+Source: Chowers and Weiss, arXiv 2206.02454, who report .87 to .99 for VGG-11 and ResNet-18 on CIFAR-10; the bound .8 is what a NeurIPS-2023
+reproduction found for VGG-11 and ResNet-20. Intervals are this project's.
 
 What is required is said of the change W − W₀: early in training W is mostly its start. Correlations are means over pairs of runs, their
 intervals a bootstrap over components. A high correlation is weak evidence by itself: random decreasing profiles correlate too, and what
@@ -29,7 +31,7 @@ from verification._figure_first_layer import figure
 from verification._first_layer_runs import PRESETS, STEP_SIZE, grid_of_runs, prepare, run, spatial_frequencies, spectrum_of
 
 KIND = "empirical"
-FAST = {"preset": "smoke"}
+FAST = {"preset": "smoke", "jobs": 1}
 LEAST = 0.8  # what the reproduction found
 FIDELITY = 0.05  # of accuracy that a frozen first layer may cost
 RESOLUTION = 1 / 32  # cycles per pixel

@@ -33,7 +33,7 @@ from verification._figure_sensitivity import figure
 from verification._sensitivity_runs import PRESETS, prepare, run, select, spectrum_curve, tasks_of
 
 KIND = "empirical"
-FAST = {"preset": "smoke"}
+FAST = {"preset": "smoke", "jobs": 1}
 EFFECT = 0.02  # of mass: differences of total variation below this are no support for anything
 RESAMPLES = 1000
 LINEAR_SIDE, LINEAR_SAMPLES = 6, 300
