@@ -56,7 +56,7 @@ class CrossEntropy:
     A row may sum to S = 1 up to rounding: ℓ(f, y) = S log Σ_k e^{f_k} − ⟨y, f⟩ for every S.
     """
 
-    smoothness: float = 0.5  # diag(q) − q qᵀ ⪯ ½ I for a distribution q
+    smoothness: float = 0.5 * (1 + 1e-5)  # S(diag(q) − q qᵀ) ⪯ ½S·I for a distribution q, and `validate` lets S be 1 ± 1e-5
 
     def value(self, f: Float[Tensor, "N K"], y: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
         below, _, rest = _below_largest(f)

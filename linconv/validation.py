@@ -14,6 +14,8 @@ def validate_tensor(name: str, value: object, *, ndim: tuple[int, ...] | None = 
     """Return `value` if it is a finite real tensor with as many dimensions as `ndim` allows, else raise naming the argument."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch tensor{f' {shape}' if shape else ''}, got {type(value).__name__}; use torch.as_tensor")
+    if value.layout != torch.strided or value.device.type == "meta":
+        raise TypeError(f"{name}: expected a dense tensor with data, got {value.layout} on {value.device}; use .to_dense(), or load it")
     if value.dtype not in REAL_DTYPES:
         raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}; convert with .to(torch.float64)")
     if ndim is not None and value.ndim not in ndim:

@@ -17,6 +17,7 @@ from linconv.solvers import Solution, fit, fit_path
 from linconv.solvers.decoupled import decoupled, stationary_shifts
 from linconv.solvers.portfolio import portfolio
 from linconv.solvers.problem import Problem
+from linconv.solvers.reduction import certify, least_squares, reduce
 from linconv.solvers.ridge import ridge
 from linconv.spectrum import FrequencyBlocks
 from linconv.training import train
@@ -905,3 +906,75 @@ def test_a_depth_beyond_double_precision_and_a_lone_decay_are_refused():
         fit(x, y, depth=1001, weight_decay=0.1)
     with pytest.raises(TypeError, match=r"weight_decays: expected a sequence of numbers, got 0\.1"):
         fit_path(x, y, depth=2, weight_decays=0.1)
+
+
+# --- Rounding must not prove anything ----------------------------------------------------------------------------------
+
+
+def test_data_that_interpolate_have_a_bracket():
+    """Integer images that outnumber the unknowns, exact targets: the residual of least squares is rounding, of any sign."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randint(-3, 4, (300, 2, 4), generator=g).to(F64)
+    beta = torch.randint(-3, 4, (2, 2, 4), generator=g).to(F64) * 100
+    y = x.flatten(1) @ beta.flatten(1).T
+    for decay in (1e-9, 1e-13, 1e-17):
+        solution = fit(x, y, depth=2, weight_decay=decay, time_limit=2.0)
+        assert 0 <= solution.lower_bound <= solution.objective <= decay * representation_cost(beta, 2).upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_certificate_of_a_reduction_holds_where_the_residual_is_rounding(seed):
+    x = normal(300, 2, 4, seed=seed)
+    beta = normal(2, 2, 4, seed=seed + 10)
+    y = x.flatten(1) @ beta.flatten(1).T
+    for decay in (1e-6, 1e-10, 1e-14):
+        problem = Problem(*reduce(x, y)[:2], 2, decay)
+        mu = torch.full_like(problem.weights, problem.mu)
+        for predictor in (beta, least_squares(problem), beta * (1 - 1e-12)):
+            assert certify(x, y, problem, predictor, mu) <= decay * representation_cost(beta, 2).upper * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("depth", "decay", "exact"), [(20, 1e-4, 0.0837), (10, 1e-6, 0.0176), (6, 1e-8, 0.0154), (3, 1e-16, 2.0e-5)])
+def test_images_that_differ_in_their_last_digit_prove_nothing(depth, decay, exact):
+    """`exact` is F of the interpolating predictor in 60 digits, rounded up: the difference of the images is one digit of one pixel."""
+    r = np.random.default_rng(1)
+    x = r.standard_normal((2, 1, 2))
+    x[1] = x[0]
+    x[1, 0, 0] = np.nextafter(x[0, 0, 0], 9)
+    solution = fit(torch.from_numpy(x), torch.tensor([[1.0], [0.0]], dtype=F64), depth=depth, weight_decay=decay)
+    assert solution.lower_bound <= exact
+    assert solution.objective <= 0.25
+
+
+@pytest.mark.parametrize(("depth", "decay", "scale"), [(2, 3.5e-15, 1.0), (3, 3.5e-11, 1.0), (2, 3.5e-21, 1e-6), (3, 3.5e-15, 1e-6)])
+def test_equal_images_with_another_loss_have_a_bracket(depth, decay, scale):
+    image = torch.tensor([-0.2276763234557067, 0.5968561605493232, -1.2790231397082756, 0.9666553294725934, -1.1279606882552755], dtype=F64)
+    y = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 1, 0]], dtype=F64)
+    solution = fit(scale * image.expand(3, 1, 5), y, depth=depth, weight_decay=decay, loss="logistic", time_limit=2.0)
+    mean = y.mean(0)
+    entropy = -float((torch.special.xlogy(mean, mean) + torch.special.xlogy(1 - mean, 1 - mean)).sum())
+    assert solution.lower_bound <= entropy * (1 + 1e-9) <= solution.objective * (1 + 2e-9)
+
+
+def test_a_narrow_network_of_depth_two_meets_its_bound():
+    x, y = normal(60, 3, 8, 8), normal(60, 4, seed=1)
+    solution = fit(x, y, depth=2, weight_decay=1e-3, hidden_channels=2)
+    assert 0 < solution.lower_bound <= solution.objective
+
+
+@pytest.mark.parametrize("n", [30, 200])
+@pytest.mark.parametrize("decay", [0.0, 1e-3, 10.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bound_never_exceeds_the_objective(n, decay, seed):
+    x, y = normal(n, 2, 5, seed=seed), normal(n, 2, seed=seed + 50)
+    for depth in (1, 2):
+        solution = fit(x, y, depth=depth, weight_decay=decay)
+        assert solution.lower_bound <= solution.objective
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_tensors_without_numbers_are_refused():
+    y = normal(4, 1)
+    for x, got in ((torch.empty(4, 1, 3, device="meta", dtype=F64), "meta"), (normal(4, 1, 3).to_sparse(), "sparse")):
+        with pytest.raises(TypeError, match=f"x: expected a dense tensor with data, got .*{got}"):
+            fit(x, y, depth=1, weight_decay=0.1)

@@ -15,7 +15,7 @@ from linconv.losses import LossName, SquaredError, loss_of
 from linconv.solvers.decoupled import decoupled
 from linconv.solvers.monitor import Monitor
 from linconv.solvers.nonconvex import nonconvex
-from linconv.solvers.nuclear import nuclear
+from linconv.solvers.nuclear import below, nuclear
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.reduction import certify, reduce, squared_residual
 from linconv.solvers.ridge import ridge, ridge_path
@@ -206,5 +206,6 @@ def _finish(solution: Solution, problem: Problem, x: Tensor, y: Tensor) -> Solut
         if solution.method == "nuclear norm":
             lower = certify(images, targets, problem, predictor, torch.full_like(problem.weights, problem.mu))
         solution = replace(solution, objective=squared_residual(images, targets, predictor) + penalty, lower_bound=lower)
+    solution = replace(solution, lower_bound=below(problem, predictor, solution.objective, solution.lower_bound, len(x)))
     # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
     return solution if x.dtype == torch.float64 else replace(solution, predictor=predictor.to(x.dtype))

@@ -41,6 +41,11 @@ class Box:
         """Which boxes are away from 0."""
         return np.abs(self.centre).max((1, 2)) > np.abs(self.half).max((1, 2)) * (1 - 1e-9)
 
+    def largest(self) -> Float[np.ndarray, " O"]:
+        """The largest norm of a block inside."""
+        parts = (np.maximum(np.abs(near), np.abs(far)) for near, far in ((self.near.real, self.far.real), (self.near.imag, self.far.imag)))
+        return np.sqrt(sum((part**2).sum((1, 2)) for part in parts))
+
     def clip(self, blocks: Blocks) -> Blocks:
         """The nearest blocks inside."""
         real = np.minimum(np.maximum(blocks.real, self.near.real), self.far.real)

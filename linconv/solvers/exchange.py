@@ -113,11 +113,11 @@ def additions(space: Frequencies, blocks: Complex[Tensor, "I K C"]) -> Complex[T
     bend = (mu * p * (1 - p) / h) ** (1 / (2 - p))
     t = torch.maximum(g / h, bend)
     for _ in range(8):
-        slope = h - mu * p * (1 - p) * t ** (p - 2)
+        slope = h - mu * p * (1 - p) * t.clamp(min=1e-150) ** (p - 2)
         t = torch.maximum(t - (h * t - g + mu * p * t ** (p - 1)) / slope.clamp(min=1e-3 * h), bend)
     gain = (g * t - h * t.square() / 2 - mu * t**p) * space.weights
     rank = min(blocks.shape[-2:]) if problem.max_rank is None else problem.max_rank
-    gain = torch.where((active.sum(-1) < rank) & (g > 0), gain, -torch.inf)
+    gain = torch.where((active.sum(-1) < rank) & (g > 0) & (t > 0), gain, -torch.inf)
     order = gain.argsort(descending=True)[: min(MOVES, int(torch.isfinite(gain).sum()))]
     moved = blocks.expand(len(order), *blocks.shape).clone()
     moved[range(len(order)), order] += t[order, None, None] * left[order] * right[order]

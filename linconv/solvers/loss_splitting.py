@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from linconv.losses import CrossEntropy, Loss
-from linconv.solvers.splitting import NUCLEAR, RELAXATION, UNBALANCED, Anderson, Splitting, to_complex, to_real
+from linconv.solvers.splitting import NUCLEAR, RELAXATION, UNBALANCED, Anderson, Splitting, inverse, to_complex, to_real
 
 NEWTON_STEPS = 60
 HALVINGS = 30
@@ -59,7 +59,7 @@ class LossSplitting(Splitting):
         self.columns = self.scale * self.x / root.repeat(2 * self.channels)
         small = self.columns.T @ self.columns if self.tall else self.columns @ self.columns.T
         small.diagonal().add_(1.0)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(small))
+        self.inverse = inverse(small)
         inside = to_real(self.root * self.blocks + self.dual / self.root)
         self.point = torch.cat([inside, self.scale * (self.outputs + self.slope / self.steepness)])
         self.anderson = Anderson()

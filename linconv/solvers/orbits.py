@@ -6,6 +6,7 @@ calls cost a third of torch's, and branch and bound makes millions of them.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,6 +65,24 @@ class Orbits:
             gradient = (self.problem.loss.gradient(f, y).numpy().T @ self.features) / len(f)
             size = abs(value) + float(np.abs(gradient * c).sum())
         return value, self.blocks(gradient), float(np.vdot(gradient, c)), size
+
+    @cached_property
+    def sizes(self) -> tuple[float, float]:
+        """The roots of the mean squares of the features and of the targets of an image; for other losses slopes are at most 1."""
+        y = self.problem.y
+        largest = float(y.square().sum()) if self.problem.quadratic else float(y.numel())
+        return float(np.linalg.norm(self.features)) / len(self.features) ** 0.5, (largest / len(y)) ** 0.5
+
+    def rounding(self, blocks: Blocks) -> tuple[float, float]:
+        """What rounding can hide in the value, and in each block of the gradient, of the data term.
+
+        Features, targets and outputs are sums of up to n numbers, whose errors are taken as 16√n ε times the root mean squares of what is
+        multiplied, before anything cancels (Higham and Mary, SIAM J. Sci. Comput. 41, 2019): images may be equal but for their last digit.
+        """
+        x, y = self.sizes
+        reach = x * float(np.linalg.norm(self.coordinates(blocks))) + y
+        unit = 16 * sum(self.features.shape) ** 0.5 * EPS
+        return unit * reach**2, unit * x * reach
 
     def restrict(self, kept: Bool[np.ndarray, " O"]) -> "Orbits":
         """The problem with the blocks of all other orbits at 0."""

@@ -21,6 +21,8 @@ from linconv.losses import SQUARED, Loss, SquaredError
 from linconv.penalties import truncate
 from linconv.spectrum import half_pairs, pair_weights
 
+EPS = 2.0**-52
+SPREAD = 32 * EPS  # rounding of sums relative to the root of the sum of squares; see `dual_bound`
 ROWS = 2**12  # images transformed at a time
 
 
@@ -84,6 +86,11 @@ class Problem:
     def weights(self) -> Float[Tensor, " F"]:
         """How often each frequency of the half spectrum, in row-major order, stands in the full one."""
         return pair_weights(self.grid).expand(*self.grid[:-1], -1).flatten().to(self.x.device)
+
+    @cached_property
+    def pixel(self) -> float:
+        """The root of Σ‖x_n‖²/(N·D): what the size of an image is at one frequency, on average."""
+        return float(torch.linalg.vector_norm(self.x)) / math.sqrt(len(self.x) * math.prod(self.grid))
 
     @cached_property
     def cross_moment(self) -> Complex[Tensor, "F K C"]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from linconv.solvers.problem import Problem
+from linconv.solvers.problem import SPREAD, Problem
 
 CHUNK = 2  # rows taken at a time, in units of C·D: more cost memory, fewer make the triangle count
 RANK = 1e-12  # relative size of pivots that are taken for rounding
@@ -67,34 +67,38 @@ def certify(
     r"""A lower bound on min_B data term + Σ_u μ_u ‖B_u‖_* from the images, near the minimum if the predictor is near a minimiser.
 
     The dual value (1/N)(⟨y, θ⟩ − ½‖θ‖²) at θ = t(o + s·i), where o + i is the residual and o what least squares leaves of
-    y: shrinking o, which no predictor can change, would waste the bound where it is most of the objective.  Valid for any s and t
+    y: shrinking o, which no predictor can change, would waste the bound where it is most of the objective.  Valid for any s and t ≥ 0
     with ‖(1/N) Σ_n θ_n x̂_{n,u}†‖ ≤ μ_u, so that nothing about the reduction, or about how the predictor was found, is taken on trust.
     """
     outputs = len(predictor)
     both = torch.cat([predictor.flatten(1), least_squares(problem).flatten(1)]).T
     pulled = torch.zeros(2 * outputs, problem.x[0].numel(), dtype=torch.float64, device=x.device)
-    products = torch.zeros(5, dtype=torch.float64, device=x.device)  # ⟨y, i⟩, ⟨y, o⟩, ⟨i, i⟩, ⟨i, o⟩, ⟨o, o⟩
+    products = torch.zeros(7, dtype=torch.float64, device=x.device)  # ⟨y, i⟩, ⟨y, o⟩, ⟨i, i⟩, ⟨i, o⟩, ⟨o, o⟩, ‖y‖², ‖x‖²
     rows = problem_rows(x)
     for images, targets in zip(chunks(x, rows), y.split(rows), strict=True):
         f, least = (images @ both).split(outputs, 1)
         inside, outside = least - f, targets - least
         pulled += torch.cat([inside, outside], 1).T @ images
-        pairs = ((targets, inside), (targets, outside), (inside, inside), (inside, outside), (outside, outside))
-        products += torch.stack([(a * b).sum() for a, b in pairs])
+        pairs = ((targets, inside), (targets, outside), (inside, inside), (inside, outside), (outside, outside), (targets, targets))
+        products += torch.stack([*((a * b).sum() for a, b in pairs), images.square().sum()])
     inner, outer = (problem.blocks(part.reshape(-1, *x.shape[1:])) / len(x) for part in pulled.split(outputs))
-    y_in, y_out, in_in, in_out, out_out = products.tolist()
+    y_in, y_out, in_in, in_out, out_out, y_y, x_x = products.tolist()
+    n, pixel = len(x), (x_x / (len(x) * x[0, 0].numel())) ** 0.5
     # What rounding leaves of the adjoint of o takes its room from s: the whole of θ, o included, shrinks only if there is none.
-    room = (mu - torch.linalg.matrix_norm(outer, ord=2)).clamp(min=0)
-    s = min(max((y_in - in_out) / in_in, 0.0) if in_in else 0.0, _largest_multiple(inner, room))
+    room = (mu - torch.linalg.matrix_norm(outer, ord=2) - SPREAD * out_out**0.5 / n * pixel).clamp(min=0)
+    s = min(max((y_in - in_out) / in_in, 0.0) if in_in else 0.0, _largest_multiple(inner, room, SPREAD * in_in**0.5 / n * pixel))
     bounds = [0.0]
     for part in (s, 1.0):  # 1 is the plain residual, of which rounding in an ill-conditioned o is no part
         linear, square = part * y_in + y_out, part**2 * in_in + 2 * part * in_out + out_out
-        t = min(linear / square if square else 0.0, _largest_multiple(part * inner + outer, mu))
-        bounds.append((t * linear - t**2 * square / 2) / len(x))
+        # Where the residual is rounding ⟨y, θ⟩ may be negative; a negative t could be as large as it likes.
+        rounding = SPREAD * max(square, 0.0) ** 0.5 / n * pixel
+        t = max(min(linear / square if square > 0 else 0.0, _largest_multiple(part * inner + outer, mu, rounding)), 0.0)
+        bounds.append((t * linear - t**2 * square / 2 - 2 * SPREAD * t * (y_y * max(square, 0.0)) ** 0.5) / n)
     return max(bounds)
 
 
-def _largest_multiple(blocks: Complex[Tensor, "F K C"], mu: Float[Tensor, " F"]) -> float:
-    norms = torch.linalg.matrix_norm(blocks, ord=2)
+def _largest_multiple(blocks: Complex[Tensor, "F K C"], mu: Float[Tensor, " F"], rounding: float) -> float:
+    """The largest multiple of the blocks, each `rounding` larger than it looks, with norms of at most μ_u."""
+    norms = torch.linalg.matrix_norm(blocks, ord=2) + rounding
     active = norms > 0
     return float((mu[active] / norms[active]).min()) if bool(active.any()) else float("inf")

@@ -70,18 +70,20 @@ def singular_values(blocks: Blocks) -> Float[np.ndarray, "O r"]:
 def bound_at(orbits: Orbits, penalty: Penalty, cell: Cell, blocks: Blocks) -> tuple[Bound, Blocks]:
     """The bound of the module at B̄ = `blocks`, less what rounding can hide; and Z.
 
-    Sums of n numbers are taken to be wrong by n ε times the sum of their sizes.
+    Sums of n numbers are taken to be wrong by n ε times the sum of their sizes, those of the data as `Orbits.rounding` says.
     """
     value, gradient, inner, size = orbits.linearise(blocks)
     dual = penalty.s[:, :, None] * blocks - gradient
-    z = singular_values(dual)[:, : cell.low.shape[1]]
+    hidden, slack = orbits.rounding(blocks)
+    # A larger z makes every minimum smaller: what rounding may have taken from it is given back before anything is concluded.
+    z = singular_values(dual)[:, : cell.low.shape[1]] + slack
     square = float(orbits.mult @ (penalty.s * (np.abs(blocks) ** 2).sum(2)).sum(1)) / 2
     minima = penalty.minima(z, cell)
     totals = minima.sum(1)
     if cell.box is not None:
-        totals = np.maximum(totals, penalty.box_minima(dual, cell, cell.box))
+        totals = np.maximum(totals, penalty.box_minima(dual, cell, cell.box) - slack * cell.box.largest())
     sizes = np.abs(minima) + z * cell.high + penalty.value(cell.high)
-    rounding = sum(orbits.features.shape) * EPS * (size + square + float(orbits.mult @ np.where(cell.high > 0, sizes, 0.0).sum(1)))
+    rounding = hidden + sum(orbits.features.shape) * EPS * (size + square + float(orbits.mult @ np.where(cell.high > 0, sizes, 0.0).sum(1)))
     return Bound(value - inner + square + float(orbits.mult @ totals) - rounding, blocks, minima, totals, z), dual
 
 

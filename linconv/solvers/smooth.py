@@ -48,7 +48,7 @@ def smooth(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | Non
     def solution(b: Tensor) -> Solution:
         beta = (basis @ b).T.reshape(-1, *problem.x.shape[1:])
         objective = problem.objective(beta)
-        return Solution(beta, objective, below(problem, beta, objective, _dual_value(problem, beta)), "Newton")
+        return Solution(beta, objective, below(problem, beta, objective, max(_dual_value(problem, beta), 0.0)), "Newton")
 
     b = torch.zeros(rows.shape[1], y.shape[1], dtype=rows.dtype, device=rows.device)
     reached, slope = value(b), gradient(b)

@@ -26,6 +26,7 @@ CHECK_EVERY = 10
 SPREAD = 30.0  # λ and B are estimates, and B_u may go to 0: how far R_u may be from a common multiple of the second moments
 UNBALANCED = 2.0  # factor by which the metric must be wrong for a new factorisation to pay
 PATIENCE = 20  # checks in which the gap must halve: rounding ends the progress of an ill-conditioned problem
+ROUNDING = 2.0**-52
 NUCLEAR = Schatten(1.0)
 
 
@@ -105,8 +106,9 @@ class Splitting:
         self.root, self.threshold = root[:, None, None], self.mu / root
         self.columns = self.x / root.repeat(2 * self.channels)
         small = self.columns.T @ self.columns if self.tall else self.columns @ self.columns.T
-        small.div_(n).diagonal().add_(1.0)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(small))
+        small.div_(n)
+        small.diagonal().add_(1.0)
+        self.inverse = inverse(small)
         self.target = self.columns.T @ self.y / n
         self.point = to_real(self.root * self.blocks + self.dual / self.root)
         self.anderson = Anderson()
@@ -172,6 +174,15 @@ class Splitting:
         norms = torch.linalg.matrix_norm(to_complex(self.x.T @ residual / n, self.channels), ord=2)
         s = min(linear / square if square else 0.0, float((self.mu / norms).min()))
         return (s * linear - s**2 * square / 2) / n
+
+
+def inverse(matrix: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+    """The inverse of a positive definite matrix, or where rounding has left none (images may be equal) of one a rounding larger."""
+    triangle, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed):
+        matrix.diagonal().add_(ROUNDING * len(matrix) * float(matrix.diagonal().max()))
+        triangle = torch.linalg.cholesky(matrix)
+    return torch.cholesky_inverse(triangle)
 
 
 class Anderson:
