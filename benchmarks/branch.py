@@ -105,7 +105,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
         axes.step(times, relative, style, where="post", color=COLOURS[i % len(COLOURS)], label=row["case"])
     axes.set(xscale="log", yscale="log", xlabel="seconds on one core", ylabel="proved gap relative to F")
     if open_rows:
-        axes.legend(fontsize=6, ncols=2)
+        axes.legend(fontsize=6, ncols=2, loc="lower right")
     out.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "pdf"):
         figure.savefig(out / f"branch.{kind}", dpi=150)
