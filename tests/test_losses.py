@@ -96,7 +96,7 @@ def test_smoothness_is_attained(name, f):
     if name == "cross-entropy":
         y = y * (1 + 1e-5)  # the largest sum of a row that is let through
     d = torch.tensor([[1.0, -1.0]], dtype=F64)[:, : f.shape[1]]
-    torch.testing.assert_close(LOSSES[name].curvature(f, y, d), LOSSES[name].smoothness * d, rtol=1e-14, atol=0)
+    torch.testing.assert_close(LOSSES[name].curvature(f, y, d), LOSSES[name].smoothness * d, rtol=1e-15, atol=0)
 
 
 # --- Conjugates --------------------------------------------------------------------------------------------------------

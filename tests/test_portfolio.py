@@ -20,7 +20,7 @@ from linconv.penalties import Schatten
 from linconv.solvers import descents, networks
 from linconv.solvers.decoupled import decoupled
 from linconv.solvers.descents import Frequencies
-from linconv.solvers.exchange import additions, drops, exchange
+from linconv.solvers.exchange import MOVES, additions, drops, exchange
 from linconv.solvers.monitor import Monitor
 from linconv.solvers.networks import balanced, blocks_of, descend_networks, network_objective, newton, stationarity
 from linconv.solvers.nonconvex import first_bound, radii
@@ -489,3 +489,18 @@ def test_lbfgs_takes_no_more_than_its_steps_and_never_climbs():
         _, values = lbfgs(rosenbrock, start, steps, 0.0)
         assert bool((values <= previous).all())
         previous = values
+
+
+@pytest.mark.parametrize("decay", [1.0, 1.3, 1.6])
+def test_additions_are_finite_where_the_penalty_is_not_concave(decay):
+    """Depth 2 of limited rank: where a gradient is below μ the best new component is 0, of which a power is infinite."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 3, 8, 8, dtype=torch.float64, generator=g)
+    y = torch.randn(60, 4, dtype=torch.float64, generator=g)
+    problem = Problem(x, y, 2, decay, 2)
+    space = Frequencies(problem)
+    blocks = torch.zeros_like(space.restrict(problem.cross_moment))
+    gradients = torch.linalg.matrix_norm(space.data_term(blocks[None])[1][0], ord=2)
+    moved = additions(space, blocks)
+    assert bool(torch.isfinite(torch.view_as_real(moved)).all())
+    assert len(moved) == min(MOVES, int((gradients > problem.mu * (1 + 1e-12)).sum()))

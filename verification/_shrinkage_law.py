@@ -41,14 +41,6 @@ class Sample:
 # --- Data --------------------------------------------------------------------------------------------------------------
 
 
-def high_pass(x: Float[Tensor, "N C *grid"], half_width: int) -> Float[Tensor, "N C *grid"]:
-    """The images without the frequencies u with |u_i| < half_width in every dimension: a symmetric band, so that they stay real."""
-    axes = [torch.fft.fftfreq(n, 1 / n, dtype=x.dtype).abs() for n in x.shape[2:]]
-    kept = torch.stack(torch.meshgrid(*axes, indexing="ij")).amax(0) >= half_width
-    spatial = tuple(range(2, x.ndim))
-    return torch.fft.ifftn(torch.fft.fftn(x, dim=spatial) * kept, dim=spatial).real
-
-
 def decoupled(kind: str, white: Tensor, like: Tensor, y: Tensor) -> Sample:
     """Whitened images with the power spectrum of other images, mean over channels: second moment s_u·I and nothing between frequencies."""
     s = torch.fft.fft2(like, norm="ortho").abs().square().mean((0, 1))

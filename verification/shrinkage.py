@@ -46,6 +46,7 @@ from linconv.claims import (
     main,
     predicted_failure,
 )
+from linconv.filters import high_pass
 from linconv.statistics import bootstrap_interval, trend
 from verification._networks import Run
 from verification._shrinkage_figure import Curve, figure
@@ -57,7 +58,6 @@ from verification._shrinkage_law import (
     count,
     critical,
     decoupled,
-    high_pass,
     law,
     measured,
     minimum,
@@ -132,7 +132,7 @@ def load(data: str, side: int, samples: int, generator: torch.Generator) -> tupl
     x, y = images.center(loaded.images), loaded.one_hot()
     if torch.linalg.matrix_rank(x.flatten(1)) < x[0].numel():
         raise UsageError(f"side: the images of {data} do not span all C·D = {x[0].numel()} dimensions; take a smaller --side")
-    return x, high_pass(x, (side + 2) // 4), y - y.mean(0)
+    return x, high_pass(x, (side + 2) // 4 - 1), y - y.mean(0)
 
 
 def curve_checks(
