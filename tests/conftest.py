@@ -41,8 +41,7 @@ def hasty() -> Iterator[None]:
     """A portfolio of little effort, for laws that hold of any solution however good it is; how good it is, test_portfolio tells."""
     module = importlib.import_module("linconv.solvers.portfolio")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"EFFORTS": [(1, 1)] * 3, "MANY": 2, "MANY_STEPS": 60, "STEPS": 60}.items():
-            patch.setattr(module, name, value)
+        patch.setattr(module, "EFFORTS", [module.Effort(60, 2, 60, 1, 1)] * 3)
         yield
 
 

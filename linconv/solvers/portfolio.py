@@ -9,6 +9,7 @@ optimised anew, and made stationary by Newton's method.  Nothing is proved: for 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
@@ -26,13 +27,24 @@ from linconv.solvers.smooth import smooth
 
 METHOD = "portfolio"
 SEED = 0
-FEW, MANY, MANY_STEPS = 4, 16, 600  # random networks in large and in small problems, and steps of the latter
 RANDOM_TOL = 1e-5
-STEPS = 120  # of a member: enough to choose the components, which is all that matters before the improvement
 CONVEX_TOL, CONVEX_STEPS = 1e-4, 500
-SMALL, MEDIUM = 500, 8_000  # numbers in the blocks up to which overhead is most of the time, and up to which many descents are bearable
-# Proposals that are improved, and rounds of exchanges, in small, medium and large problems.
-EFFORTS = [(3, 20), (2, 8), (1, 3)]
+# Numbers in the blocks up to which overhead is most of the time, and up to which few steps choose the components.
+SMALL, MEDIUM = 500, 8_000
+
+
+class Effort(NamedTuple):
+    """Steps of a member; random networks and their steps; proposals that are improved, and rounds of exchanges."""
+
+    steps: int
+    networks: int
+    network_steps: int
+    improved: int
+    rounds: int
+
+
+# In small, medium and large problems. The more components there are, the longer they take to part into those that live and those that die.
+EFFORTS = [Effort(120, 16, 600, 3, 20), Effort(120, 4, 120, 2, 8), Effort(1500, 8, 1500, 4, 12)]
 POLISH_STEPS, POLISH_ROUNDS = 1_000, 10
 STATIONARY = 1e-10
 ROUNDING = 1e-14
@@ -85,21 +97,22 @@ def _members(
 ) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
     """Each member's name with what it found, one after the other; the last ones improve on the first."""
     pool: list[Complex[Tensor, "S I K C"]] = []
-    for name, blocks in _proposals(space, starts, late):
+    size = len(space.kept) * space.problem.cross_moment.shape[1:].numel()
+    effort = EFFORTS[(size > SMALL) + (size > MEDIUM)]
+    for name, blocks in _proposals(space, starts, effort, size > SMALL, late):
         pool.append(blocks)
         yield name, blocks
-    proposals = torch.cat(pool)
-    number, rounds = EFFORTS[sum(proposals[0].numel() > limit for limit in (SMALL, MEDIUM))]
+    proposals, number = torch.cat(pool), effort.improved
     values = space.objective(proposals)
     if 2 * int((values <= values.min() * (1 + ALIKE)).sum()) >= len(values):  # most agree: there are hardly others to improve
         number = 1
-    best = exchange(space, _distinct(space, proposals, number, late), rounds, late)[0][0]
+    best = exchange(space, _distinct(space, proposals, number, effort.steps, late), effort.rounds, late)[0][0]
     yield "exchange", best[None]
     yield "Newton", polish(space, best, late)[None]
 
 
 def _proposals(
-    space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]], late: Late
+    space: Frequencies, starts: Sequence[Float[Tensor, "K C *grid"]], effort: Effort, several_ways: bool, late: Late
 ) -> Iterator[tuple[str, Complex[Tensor, "S I K C"]]]:
     problem = space.problem
     rank = problem.max_rank
@@ -110,28 +123,28 @@ def _proposals(
     convex = solve_nuclear(convex_problem, weights, CONVEX_TOL, max_steps=CONVEX_STEPS, proceed=lambda *_: not late())[0]
     spectral = [space.restrict(blocks) for blocks in (problem.blocks(linear.predictor), convex, *map(problem.blocks, starts))]
     several = torch.stack([*spectral, torch.zeros_like(spectral[0])])
-    yield "proximal gradient", proximal_gradient(space, cut_rank(several, rank), STEPS, late=late)
-    small = spectral[0].numel() <= SMALL
-    if not small:  # where random networks are cheap they find more, and what these find too
-        yield "continuation", continuation(space, spectral[1][None], STEPS // 3, late)
-        yield "reweighting", reweighting(space, spectral[1][None], STEPS // 20, late)
-    number, steps = (MANY, MANY_STEPS) if small else (FEW, STEPS)
+    yield "proximal gradient", proximal_gradient(space, cut_rank(several, rank), effort.steps, late=late)
+    if several_ways:  # where random networks are cheap they find more, and what these find too
+        yield "continuation", continuation(space, spectral[1][None], effort.steps // 3, late)
+        yield "reweighting", reweighting(space, spectral[1][None], effort.steps // 20, late)
     # Penalised by a sum of σ, not of σ^p, the convex optimum is too small: also twice it.
     nets = balanced(space, torch.stack([*spectral, 2 * spectral[1]]))
-    random = random_networks(space, number, torch.Generator().manual_seed(SEED))
-    ends = prune(blocks_of(space, train_networks(space, torch.cat([nets, random]), steps, RANDOM_TOL, late)))
+    random = random_networks(space, effort.networks, torch.Generator().manual_seed(SEED))
+    ends = prune(blocks_of(space, train_networks(space, torch.cat([nets, random]), effort.network_steps, RANDOM_TOL, late)))
     yield "networks, spectral starts", ends[: len(nets)]
     yield "networks, random starts", ends[len(nets) :]
 
 
-def _distinct(space: Frequencies, blocks: Complex[Tensor, "S I K C"], number: int, late: Late) -> list[Complex[Tensor, "I K C"]]:
+def _distinct(
+    space: Frequencies, blocks: Complex[Tensor, "S I K C"], number: int, steps: int, late: Late
+) -> list[Complex[Tensor, "I K C"]]:
     """The best `number` of the proposals whose objectives differ, each descended further."""
     values = space.objective(blocks)
     chosen: list[int] = []
     for index in values.argsort().tolist():
         if len(chosen) < number and all(abs(float(values[index] - values[other])) > ALIKE * float(values[other]) for other in chosen):
             chosen.append(index)
-    return list(descend_networks(space, blocks[chosen], STEPS, late=late))
+    return list(descend_networks(space, blocks[chosen], steps, late=late))
 
 
 def polish(space: Frequencies, blocks: Complex[Tensor, "I K C"], late: Late = never) -> Complex[Tensor, "I K C"]:
