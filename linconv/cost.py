@@ -81,6 +81,10 @@ def representation_cost(
         return Cost(math.inf, math.inf)
     if kernel == grid or depth == 1:
         full = _schatten_cost(kept, depth)
+        if not math.isfinite(full) or (full == 0 and bool(kept.any())):
+            raise ValueError(
+                f"predictor: expected numbers whose squares are in double precision, got up to {predictor.abs().max():.0e}; rescale"
+            )
         return Cost(full, full, _schatten_cost(sigma, depth) - full)
     # Explicit weights of that many taps are part of the answer.
     validate_memory("kernel_size", math.prod(kernel) * predictor.shape[1] ** 2, 2**27)

@@ -33,16 +33,16 @@ def validate_sizes(name: str, sizes: object, *, dims: int | None = None, per: st
     if dims is not None and hasattr(sizes, "__index__") and not isinstance(sizes, Iterable):
         sizes = (sizes,) * dims
     if not isinstance(sizes, Iterable) or isinstance(sizes, str):
-        raise TypeError(f"{name}: expected a sequence of positive integers, got {sizes!r}")
+        raise TypeError(f"{name}: expected a sequence of positive integers, got {sizes!r}; write a tuple such as (4, 4)")
     integers = tuple(validate_size(name, n) for n in sizes)
     if dims is not None and len(integers) != dims:
-        raise ValueError(f"{name}: expected {dims} positive integers, one a {per}, got {integers}")
+        raise ValueError(f"{name}: expected {dims} positive integers, one a {per}, got {integers}; give {dims}")
     return integers
 
 
 def validate_size(name: str, size: object) -> int:
     """Return `size` as one positive integer, else raise naming the argument."""
-    wrong = TypeError(f"{name}: expected a positive integer, got {size!r}")
+    wrong = TypeError(f"{name}: expected a positive integer, got {size!r}; write it as an int, 1 or larger")
     if isinstance(size, bool) or not hasattr(size, "__index__"):
         raise wrong
     try:
@@ -50,13 +50,13 @@ def validate_size(name: str, size: object) -> int:
     except (TypeError, ValueError, RuntimeError):
         raise wrong from None
     if not 0 < number < 2**31:
-        raise ValueError(f"{name}: expected a positive integer below 2^31, got {number}")
+        raise ValueError(f"{name}: expected a positive integer below 2^31, got {number}; choose one in that range")
     return number
 
 
 def validate_number(name: str, value: object, *, positive: bool = False) -> float:
     """Return `value` as a finite float ≥ 0 (> 0 if `positive`), else raise naming the argument."""
-    wrong = TypeError(f"{name}: expected a number, got {value!r}")
+    wrong = TypeError(f"{name}: expected a number, got {value!r}; write it as a float")
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise wrong
     try:
@@ -66,7 +66,7 @@ def validate_number(name: str, value: object, *, positive: bool = False) -> floa
     except (TypeError, ValueError, RuntimeError):
         raise wrong from None
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise ValueError(f"{name}: expected a finite number {'> 0' if positive else '≥ 0'}, got {number}")
+        raise ValueError(f"{name}: expected a finite number {'> 0' if positive else '≥ 0'}, got {number}; choose one in that range")
     return number
 
 
@@ -87,7 +87,7 @@ def validate_grid(grid: object) -> tuple[int, ...]:
     """Return the grid as a tuple of one to three positive integers, else raise."""
     sizes = validate_sizes("grid", grid)
     if len(sizes) not in (1, 2, 3):
-        raise ValueError(f"grid: expected 1, 2 or 3 dimensions, got {sizes}")
+        raise ValueError(f"grid: expected 1, 2 or 3 dimensions, got {sizes}; give one size a spatial dimension")
     return sizes
 
 

@@ -505,3 +505,12 @@ def test_single_precision_costs_are_close(beta):
     sigma = FrequencyBlocks.from_predictor(beta.double()).singular_values()
     assume(not bool(((sigma > 0) & (sigma < 1e-3 * sigma.max())).any()))
     assert value(beta, 3) == pytest.approx(value(beta.double(), 3), rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e155, 1e-165])
+def test_squares_that_leave_double_precision_are_refused_and_roots_are_not(size: float) -> None:
+    beta = size * torch.ones(2, 2, 4, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"predictor: expected numbers whose squares .* rescale"):
+        representation_cost(beta, 1)
+    unit = representation_cost(beta / size, 3)
+    assert math.isclose(representation_cost(beta, 3).lower, unit.lower * size ** (2 / 3), rel_tol=1e-12)

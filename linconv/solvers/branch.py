@@ -268,7 +268,7 @@ def load(tree: Tree, path: Path) -> None:
         known = header["format"] == FORMAT
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"checkpoint: expected a file that branch and bound has written, got {path}: {error}; name another file"
+            f"checkpoint: expected a file that branch and bound has written, got {path} ({type(error).__name__}); name another file"
         ) from error
     if not known or header["problem"] != fingerprint(tree.problem, tree.tol):
         raise ValueError(
