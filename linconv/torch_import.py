@@ -40,7 +40,7 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     grid, channels = shape[1:], shape[0]
-    layers = _flatten("", module)
+    layers = leaves(module)
     last = max((i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.modules.conv._ConvNd)), default=-1)
     weights = []
     for name, layer in layers[: last + 1]:
@@ -63,12 +63,14 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
     return LinearCNN.from_weights(weights, grid)
 
 
-def _flatten(prefix: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+def leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """The leaves of nested Sequentials in order, each with its position as torch names it."""
     if type(module) is not nn.Sequential:
         return [(prefix or "the module itself", module)]
     _refuse_overrides(prefix or "the module itself", module)
-    return [leaf for name, child in module.named_children() for leaf in _flatten(f"{prefix}.{name}" if prefix else name, child)]
+    # Not named_children, which leaves out a module that stands there a second time.
+    children = [(name, child) for name, child in module._modules.items() if child is not None]
+    return [leaf for name, child in children for leaf in leaves(child, f"{prefix}.{name}" if prefix else name)]
 
 
 def _refusal(name: str, layer: nn.Module, reason: str) -> NotLinearCNNError:

@@ -464,3 +464,12 @@ def test_import_names_the_layer_whose_weight_is_not_finite():
         layer.weight[0, 0, 0] = math.nan
     with pytest.raises(lc.NotLinearCNNError, match=r"layer 0 \(Conv1d\): .*NaN"):
         lc.from_torch(nn.Sequential(layer, nn.Flatten()), (1, 4))
+
+
+def test_a_module_that_stands_twice_counts_twice() -> None:
+    """torch's `named_children` leaves the second out: the import would be another function."""
+    shared = nn.Conv2d(2, 2, (3, 2), padding="same", padding_mode="circular", bias=False)
+    module = nn.Sequential(shared, nn.Sequential(shared), nn.Flatten(), nn.Linear(24, 3, bias=False)).double()
+    net, x = lc.from_torch(module, (2, 4, 3)), torch.randn(5, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert net.depth == 3
+    torch.testing.assert_close(net(x), module(x))

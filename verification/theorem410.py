@@ -11,7 +11,8 @@ widths below the rank of a block, the minimum on the right is over blocks of at 
 Source: the idea is theorem 4.10 of Godfrey et al., arXiv 2210.01257; statement, normalisation and proof are in
 docs/theorem410.md. Here (1/2N) Σ‖f(x_n) − y_n‖² + λ Σ‖w‖² is minimised by training in torch and compared with the optimum
 of the linear model. Local minima: every component of a trained network at 0 or on the nonzero branch of its own equation.
-`--loss` takes cross-entropy or the logistic loss of class indicators instead.
+`--loss` takes cross-entropy or the logistic loss of class indicators instead; `--module file.py:name --input-shape C H W` looks at a
+network of your own, in Python `lc.check("theorem410", net=net, input_shape=(C, H, W))`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import torch
 from annotated_types import Gt, Interval, Len
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 
 import linconv as lc
 from linconv import witnesses
@@ -43,6 +44,7 @@ from verification._networks import (
     run,
     spectral_start,
 )
+from verification._own_network import load_network, own_network
 from verification._setting import Setting, prepare
 
 FAST = {"depth": 3, "grid": (3, 4), "samples": 100}
@@ -63,8 +65,14 @@ def claim(
     loss: Annotated[Literal["squared", "cross-entropy", "logistic"], "loss of the outputs; cross-entropy is that of softmax"] = "squared",
     whiten: Annotated[bool, "whiten the images (default: for squared error at depth ≥ 3, whose optimum is then certified)"] | None = None,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
+    module: Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"] = "",
+    input_shape: Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images"] | None = None,
+    net: nn.Module | None = None,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
+    if net is not None or module:
+        yield from own_network(load_network(module) if net is None else net, input_shape, generator)
+        return
     setting = prepare(
         data,
         grid=grid,

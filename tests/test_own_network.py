@@ -1,0 +1,206 @@
+"""The audit of a user's own network, and theorem 4.10 on it: HOLDS, NOT APPLICABLE by name with the nearest form, or exit 2."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import linconv as lc
+from linconv.hypotheses import audit, hidden_kernel
+
+SHAPE = (2, 4, 3)
+HYPOTHESES = ["bias-free", "stride 1", "same size", "circular", "full kernel", "dense"]
+
+
+def conv(inputs: int, outputs: int, kernel: tuple[int, int] = (4, 3), **options: object) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **{"padding": "same", "padding_mode": "circular", "bias": False} | options)  # type: ignore[arg-type]
+
+
+def network(hidden: nn.Module, *, width: int = 2, rest: tuple[nn.Module, ...] = (), bias: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(hidden, nn.Flatten(), *rest, nn.Linear(width * 12, 3, bias=bias)).double()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)  # of torch's own layers, whose initialisation takes no generator
+
+
+def failing(module: nn.Module, shape: tuple[int, ...] = SHAPE) -> list[str]:
+    return [f"{found.name} at {found.layer}" for found in audit(module, shape) if not found.holds]
+
+
+def test_a_full_network_meets_every_hypothesis_and_each_is_named() -> None:
+    found = audit(network(conv(2, 2)), SHAPE)
+    assert [h.name for h in found if h.layer == "layer 0 (Conv2d)"] == HYPOTHESES
+    assert all(h.holds for h in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"bias": True}, "bias-free"),
+        ({"stride": 2, "padding": 0}, "stride 1"),
+        ({"padding": 0}, "same size"),
+        ({"padding_mode": "zeros"}, "circular"),
+        ({"kernel": (3, 3)}, "full kernel"),
+        ({"kernel": (5, 3)}, "full kernel"),  # wider than the grid: its taps meet, and Σ‖w‖² is not that of the folded kernel
+        ({"kernel": (2, 2), "dilation": 2}, "full kernel"),
+        ({"groups": 2}, "dense"),
+    ],
+)
+def test_each_hypothesis_is_found_missing_where_it_is(options: dict[str, object], name: str) -> None:
+    assert f"{name} at layer 0 (Conv2d)" in failing(network(conv(2, 2, **options)))  # type: ignore[arg-type]
+
+
+def test_all_failures_are_listed_and_not_the_first_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), conv(2, 2), nn.Flatten(), nn.Linear(24, 3), nn.Sigmoid())
+    names = failing(net)
+    assert names[:3] == [f"{name} at layer 0 (Conv2d)" for name in ("bias-free", "same size", "circular")]
+    assert {"a convolution at layer 1 (ReLU)", "bias-free at layer 4 (Linear)", "linear at layer 5 (Sigmoid)"} <= set(names)
+
+
+def test_readouts_that_are_not_free() -> None:
+    pooled = nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3, bias=False))
+    assert failing(pooled) == ["free readout at the end"]
+    shared = conv(2, 2)
+    assert failing(network(nn.Sequential(shared, shared))) == ["own weights at network"]
+
+
+def test_linear_cnns_are_audited_too() -> None:
+    assert failing(lc.LinearCNN(2, (2,), 3, (4, 3))) == []
+    assert failing(lc.LinearCNN(2, (2, 2), 3, (4, 3), kernel_size=3)) == ["full kernel at layer 0", "full kernel at layer 1"]
+    assert failing(lc.LinearCNN(2, (2,), 3, (4, 4))) == ["grid at network"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_names_the_argument() -> None:
+    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got int; pass the network"):
+        audit(3, SHAPE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"input_shape: expected \(C, \*grid\).*leave out the batch"):
+        audit(nn.Identity(), (8, 3, 4, 3, 2))
+
+
+def test_hidden_kernels_cover_every_layer() -> None:
+    net = nn.Sequential(conv(2, 2, (3, 1)), conv(2, 2, (2, 2), dilation=2), nn.Flatten(), nn.Linear(24, 3, bias=False))
+    assert hidden_kernel(net, SHAPE) == (3, 3)
+    assert hidden_kernel(nn.Sequential(nn.Flatten(), nn.Linear(24, 3)), SHAPE) == (4, 3)
+    assert hidden_kernel(lc.LinearCNN(2, (2,), 3, (4, 3), kernel_size=(2, 3)), SHAPE) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: network(conv(2, 2)),
+        lambda: network(nn.Sequential(conv(2, 5), conv(5, 2))).float(),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 3, bias=False)),
+        lambda: lc.LinearCNN(2, (3, 3), 3, (4, 3)),
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 2, 7, padding="same", padding_mode="circular", bias=False), nn.Flatten(), nn.Linear(14, 2, bias=False)
+        ),
+    ],
+)
+def test_the_theorem_holds_on_networks_that_meet_its_hypotheses(build: Callable[[], nn.Module]) -> None:
+    net = build()
+    one_dimensional = isinstance(net, nn.Sequential) and isinstance(net[0], nn.Conv1d)
+    verdict = lc.check("theorem410", net=net, input_shape=(2, 7) if one_dimensional else SHAPE)
+    assert verdict.holds, verdict
+    assert "of the given network" in verdict.scope
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = network(conv(2, 2))
+    before = [p.detach().clone() for p in net.parameters()]
+    lc.check("theorem410", net=net, input_shape=SHAPE)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_small_kernels_are_not_applicable_and_get_the_bounds_of_restricted_kernels() -> None:
+    net = network(conv(2, 2, (2, 1)))
+    verdict = lc.check("theorem410", net=net, input_shape=SHAPE)
+    assert verdict.verdict == "NOT APPLICABLE"
+    assert "layer 0 (Conv2d): not full kernel (2×1 on a grid of 4×3)" in verdict.reason
+    nearest = next(check for check in verdict.checks if check.name.startswith("nearest form"))
+    beta = lc.frequency_blocks(lc.from_torch(net, SHAPE)).predictor().detach()
+    bounds = lc.representation_cost(beta, 2, kernel_size=(2, 1))
+    assert nearest.passed
+    assert nearest.observed == pytest.approx(bounds.lower, rel=1e-9)
+    assert bounds.lower > 1.0001 * lc.representation_cost(beta, 2).lower  # the restricted bound says more than the full one
+
+
+def test_pooled_readouts_are_bounded_without_a_surviving_control() -> None:
+    net = nn.Sequential(conv(2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3, bias=False)).double()
+    assert lc.check("theorem410", net=net, input_shape=SHAPE).verdict == "NOT APPLICABLE"
+
+
+@pytest.mark.parametrize("rest", [(nn.Linear(24, 24, bias=False),), ()])
+def test_no_nearer_form_where_layers_are_counted_otherwise(rest: tuple[nn.Module, ...]) -> None:
+    shared = conv(2, 2)
+    net = network(conv(2, 2), rest=rest) if rest else network(nn.Sequential(shared, shared))
+    verdict = lc.check("theorem410", net=net, input_shape=SHAPE)
+    assert verdict.verdict == "NOT APPLICABLE"
+    assert not any(check.name.startswith("nearest form") for check in verdict.checks)
+
+
+def test_nonlinear_networks_are_not_applicable_by_name() -> None:
+    verdict = lc.check("theorem410", net=network(nn.Sequential(conv(2, 2), nn.ReLU(), conv(2, 2)), bias=True), input_shape=SHAPE)
+    assert verdict.verdict == "NOT APPLICABLE"
+    assert "ReLU" in verdict.reason
+    assert "bias of 3 numbers" in verdict.reason
+
+
+FILE = """
+from torch import nn
+def build():
+    hidden = nn.Conv2d(2, 2, (4, 3), padding="same", padding_mode="circular", bias=False)
+    return nn.Sequential(hidden, nn.Flatten(), nn.Linear(24, 3, bias=False))
+number = 3
+def breaks():
+    raise KeyError("gone")
+"""
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "verification.theorem410", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_line_reads_a_network_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FILE)
+    done = command("--module", f"{tmp_path}/mine.py:build", "--input-shape", "2", "4", "3")
+    assert done.returncode == 0, done.stderr
+    assert "layer 0 (Conv2d): bias-free ✓, stride 1 ✓, same size ✓, circular ✓, full kernel ✓, dense ✓" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("mine.py:build", (), "input_shape: expected the shape of one image"),
+        ("mine.py:absent", ("2", "4", "3"), "module 'own_network_mine' has no attribute 'absent'"),
+        ("mine.py:number", ("2", "4", "3"), "raised TypeError"),
+        ("mine.py:breaks", ("2", "4", "3"), "raised KeyError: 'gone'"),
+        ("none.py:build", ("2", "4", "3"), "expected a Python file"),
+        ("broken.py:build", ("2", "4", "3"), "raised SyntaxError"),
+        ("mine.py", ("2", "4", "3"), "expected path/to/file.py:name"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_module_that_cannot_be_read_is_a_usage_error_of_one_line(tmp_path: Path, name: str, shape: tuple[str, ...], says: str) -> None:
+    from linconv.claims import UsageError
+
+    (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "broken.py").write_text("def build(:\n")
+    with pytest.raises(UsageError) as caught:
+        lc.check("theorem410", module=f"{tmp_path}/{name}", input_shape=tuple(map(int, shape)) or None)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_usage_error_ends_with_2(tmp_path: Path) -> None:
+    done = command("--module", f"{tmp_path}/none.py:build")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
