@@ -3,11 +3,13 @@
 Save them as any matplotlib figure: `figure.savefig("profile.pdf")`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -28,6 +30,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
     "#999999",
 )
 BINS = 30
+DECADES = 4  # of a heat map that are told apart; what a filter removed is rounding
+COLUMNS = 5
 
 
 def profile_figure(
@@ -92,3 +96,44 @@ def draw_null(axes: Any, fit: ProfileFit) -> None:
     axes.axvline(fit.correlation, color=BLACK, lw=1.2, label=f"measured, p = {fit.p_value:.2g}")
     axes.set(xlabel="best correlation over t", ylabel="density of the null")
     axes.legend(fontsize=7, loc="upper left")
+
+
+def map_figure(maps: Mapping[str, Float[Tensor, "C H W"]]) -> Figure:
+    """Heat maps over frequencies by title, such as `frequency_sensitivity` and `power_spectrum` give them: mean over channels, logarithmic.
+
+    Each has its own scale, of at most four decades.  See `draw_map`.  Raises `ValueError` where there is none.
+    """
+    if not maps:
+        raise ValueError("maps: expected one map or more, got none")
+    columns = min(COLUMNS, len(maps))
+    rows = -(-len(maps) // columns)
+    shown = Figure(figsize=(2.9 * columns, 2.6 * rows), layout="constrained")
+    places = shown.subplots(rows, columns, squeeze=False).flatten()
+    for place, (title, map) in zip(places, maps.items(), strict=False):
+        shown.colorbar(draw_map(place, map), ax=place)
+        place.set_title(title, fontsize=7)
+    for place in places[len(maps) :]:
+        place.axis("off")
+    return shown
+
+
+def draw_map(axes: Any, map: Float[Tensor, "C H W"]) -> Any:
+    """A map `(C, H, W)` over frequencies, in fft order as it is computed, drawn with zero frequency in the centre.
+
+    Axes are in cycles per image; on an even side the row or column of n/2 stands at −n/2.  Returns the image, for a colour bar.  Raises
+    `ValueError` for a map of another shape, with negative values, or without a positive one.
+    """
+    values = validate_tensor("map", map, ndim=(3,), shape="(C, H, W)").detach().cpu().to(torch.float64).mean(0)
+    if float(values.min()) < 0 or float(values.max()) == 0:
+        raise ValueError(f"map: expected numbers ≥ 0, not all 0, got {float(values.min()):.3g} to {float(values.max()):.3g}")
+    top = float(values.max())
+    (low_v, high_v), (low_u, high_u) = ((-(n // 2) - 0.5, (n - 1) // 2 + 0.5) for n in values.shape)
+    drawn = axes.imshow(
+        torch.fft.fftshift(values).clamp(min=top * 10.0**-DECADES).numpy(),
+        norm=LogNorm(top * 10.0**-DECADES, top),
+        extent=(low_u, high_u, low_v, high_v),
+        origin="lower",
+        cmap="cividis",
+    )
+    axes.set(xlabel="$u_2$ (cycles per image)", ylabel="$u_1$ (cycles per image)")
+    return drawn

@@ -19,6 +19,7 @@ from linconv.witnesses import dense_cost, dense_network
 
 F64 = torch.float64
 DEPTHS = st.integers(1, 6)
+FEW = grids(max_sites=12)  # in one to three dimensions, odd and even sides: what the laws are about
 
 
 def value(beta, depth, **options):
@@ -85,13 +86,13 @@ def law_lower_bound(weights, grid):
 # --- Formula -----------------------------------------------------------------------------------------------------------
 
 
-@given(predictors(grid=grids(max_sites=20)), DEPTHS)
+@given(predictors(grid=FEW), DEPTHS)
 def test_formula_against_the_dense_witness(beta, depth):
     assume(well_separated(beta))
     law_witness(beta, depth)
 
 
-@given(predictors(), DEPTHS)
+@given(predictors(grid=FEW), DEPTHS)
 def test_formula_is_the_schatten_value(beta, depth):
     sites = math.prod(beta.shape[2:])
     expected = (
@@ -100,7 +101,7 @@ def test_formula_is_the_schatten_value(beta, depth):
     assert value(beta, depth) == pytest.approx(expected, rel=1e-10, abs=1e-14)
 
 
-@given(predictors())
+@given(predictors(grid=FEW))
 def test_depth_one_is_the_squared_norm(beta):
     assert value(beta, 1) == pytest.approx(float(beta.square().sum()), rel=1e-12)
 
@@ -138,7 +139,7 @@ def test_depth_dependent_factor_in_the_weights():
 # --- Laws of the cost --------------------------------------------------------------------------------------------------
 
 
-@given(predictors(), DEPTHS, st.floats(-6, 6))
+@given(predictors(grid=FEW), DEPTHS, st.floats(-6, 6))
 def test_cost_scales_with_a_power_of_the_predictor(beta, depth, exponent):
     assume(well_separated(beta))
     factor = 10.0**exponent
@@ -146,7 +147,7 @@ def test_cost_scales_with_a_power_of_the_predictor(beta, depth, exponent):
     assert value(-beta, depth) == pytest.approx(value(beta, depth), rel=1e-9)
 
 
-@given(predictors(), DEPTHS, st.data())
+@given(predictors(grid=FEW), DEPTHS, st.data())
 def test_cost_does_not_see_shifts_and_reflections(beta, depth, data):
     assume(well_separated(beta))
     spatial = tuple(range(2, beta.ndim))
@@ -155,7 +156,7 @@ def test_cost_does_not_see_shifts_and_reflections(beta, depth, data):
         assert value(other, depth) == pytest.approx(value(beta, depth), rel=1e-8)
 
 
-@given(st.integers(0, 2**31), grids(), DEPTHS)
+@given(st.integers(0, 2**31), FEW, DEPTHS)
 def test_cost_is_unitarily_invariant_at_each_frequency(seed, grid, depth):
     """Multiply every block by its own unitary matrices, conjugate at u and −u so that the predictor stays real."""
     beta = random_beta(2, 3, *grid, seed=seed)
@@ -170,7 +171,7 @@ def test_cost_is_unitarily_invariant_at_each_frequency(seed, grid, depth):
 
 @given(st.data(), DEPTHS)
 def test_more_outputs_or_channels_never_cost_less(data, depth):
-    beta = data.draw(predictors())
+    beta = data.draw(predictors(grid=FEW))
     assume(well_separated(beta) and well_separated(beta[:1]) and well_separated(beta[:, :1]))
     assert value(beta[:1], depth) <= value(beta, depth) * (1 + 1e-9)
     assert value(beta[:, :1], depth) <= value(beta, depth) * (1 + 1e-9)
@@ -194,7 +195,7 @@ def test_zero_costs_nothing():
 # --- Attainment and lower bound ----------------------------------------------------------------------------------------
 
 
-@given(predictors(grid=grids(max_sites=20)), DEPTHS)
+@given(predictors(grid=FEW), DEPTHS)
 def test_minimal_network_attains_the_cost(beta, depth):
     assume(well_separated(beta))
     law_attained(beta, depth)
@@ -220,7 +221,7 @@ def test_minimal_network_with_wider_layers_costs_the_same(hidden):
     assert squared_norm(net) == pytest.approx(value(beta, 3))
 
 
-@given(st.integers(0, 2**31), grids(max_sites=24), st.integers(2, 4), st.floats(-3, 0.5))
+@given(st.integers(0, 2**31), FEW, st.integers(2, 4), st.floats(-3, 0.5))
 def test_no_gauge_goes_below_the_cost(seed, grid, depth, size):
     """Insert G_u and its inverse between two layers, G_u the blocks of a real kernel near the identity or far from it."""
     beta = random_beta(2, 3, *grid, seed=seed)
@@ -239,7 +240,7 @@ def test_no_gauge_goes_below_the_cost(seed, grid, depth, size):
     assert squared_norm(changed) >= value(beta, depth) * (1 - 1e-10)
 
 
-@given(st.integers(0, 2**31), grids(max_sites=24), st.lists(st.integers(1, 4), max_size=4))
+@given(st.integers(0, 2**31), FEW, st.lists(st.integers(1, 4), max_size=4))
 def test_no_random_network_costs_less_than_its_predictor(seed, grid, hidden):
     net = LinearCNN(2, hidden, 3, grid, generator=torch.Generator().manual_seed(seed), scale=2.0)
     ratio = law_lower_bound([w.detach() for w in net.weights], grid)
@@ -325,7 +326,7 @@ def test_cut_is_relative_to_all_frequencies(dtype):
 # --- Real decompositions -----------------------------------------------------------------------------------------------
 
 
-@given(predictors())
+@given(predictors(grid=FEW))
 def test_conjugate_svd_is_a_conjugate_svd(beta):
     blocks = FrequencyBlocks.from_predictor(beta)
     left, sigma, right = conjugate_svd(blocks)
@@ -500,7 +501,7 @@ def test_bad_kernel_sizes_are_named():
 
 
 @settings(max_examples=10)
-@given(predictors(dtype=torch.float32, grid=grids(max_sites=12)))
+@given(predictors(dtype=torch.float32, grid=FEW))
 def test_single_precision_costs_are_close(beta):
     sigma = FrequencyBlocks.from_predictor(beta.double()).singular_values()
     assume(not bool(((sigma > 0) & (sigma < 1e-3 * sigma.max())).any()))

@@ -1,13 +1,14 @@
 """The claim about first layers: what is measured is what it says, and wrong agreement is not taken for agreement."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure as Drawing
 
-from linconv.claims import Check, Figure, Note, UsageError, check
+from linconv.claims import Check, Figure, Note
 from linconv.patches import patch_spectrum
 from verification import _first_layer_runs as runs
 from verification import first_layer_consistency as claim
@@ -95,10 +96,11 @@ def test_a_second_run_takes_everything_from_the_store(tiny, monkeypatch):
     assert store.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [({"data": "no/such/folder"}, "^data: .*no such folder"), ({"store": "/no/such/folder/x.jsonl"}, "^store: ")],
-)
-def test_bad_parameters_are_usage_errors(parameters, message):
-    with pytest.raises(UsageError, match=message):
-        check(claim.claim, **parameters)
+@pytest.mark.skipif("LINCONV_DATA" not in os.environ, reason="LINCONV_DATA is unset: the real image sets are not here")
+@pytest.mark.parametrize(("network", "labels", "frozen"), [("vgg11", "true", True), ("resnet20", "random", False)])
+def test_fashion_mnist_has_one_channel_and_nine_components(network, labels, frozen):
+    task = runs.grid_of_runs("smoke", "fashion-mnist", "circular", 0)["base"][0]
+    small = {"samples": 60, "epochs": 1, "width": 2, "network": network, "labels": labels, "frozen": frozen}
+    result = runs.run(**task | small)
+    assert [len(result[name]) for name in ("lambdas", "initial", "trained", "change")] == [9] * 4
+    assert (max(result["change"]) == 0) is frozen

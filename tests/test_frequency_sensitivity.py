@@ -1,13 +1,27 @@
 """The claim about sensitivities: its statistics on curves that are known, its runs, and parameters that do not fit."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from matplotlib.figure import Figure as Drawing
+from PIL import Image
 
-from linconv.claims import Check, Figure, UsageError, check
+from linconv import images
+from linconv.claims import Check, Figure, Note
+from linconv.filters import high_pass
+from linconv.sensitivity import frequency_sensitivity
+from linconv.spectra import radial_average, standardise
 from linconv.statistics import total_variation
+from verification import _figure_sensitivity as figures
+from verification import _sensitivity_presets as presets
 from verification import _sensitivity_runs as runs
+from verification import _sensitivity_statistics as statistics
 from verification import frequency_sensitivity as claim
+from verification._sensitivity_presets import IMAGENETTE, PRESETS, PUBLISHED, PUBLISHED_IMAGENETTE, Family, Preset, preset_of, tasks_of
+from verification._sensitivity_statistics import accuracy_rows, approach, distances, following, masses, pairs, series
 
 RADII = torch.tensor([0.0, 1.0, 2**0.5, 2.0, 5**0.5], dtype=torch.float64)
 
@@ -21,7 +35,8 @@ def record(curve, *, high, seed=0, depth=2, decay=1e-5, noise=0.0, family="conv"
 
 
 NATURAL, HIGH = [8.0, 4.0, 2.0, 1.0, 0.5], [0.0, 0.0, 0.1, 3.0, 4.0]
-SPECTRA = torch.stack([claim.masses(torch.tensor(curve, dtype=torch.float64), RADII) for curve in (NATURAL, HIGH)])
+BOTH = torch.stack([masses(torch.tensor(curve, dtype=torch.float64), RADII) for curve in (NATURAL, HIGH)])
+SPECTRA = dict(zip((0.0, 0.5), BOTH, strict=True))
 
 
 def generator():
@@ -30,35 +45,47 @@ def generator():
 
 def test_masses_make_the_trapezoidal_rule_a_sum():
     p, q = (torch.tensor(curve, dtype=torch.float64) for curve in (NATURAL, HIGH))
-    assert claim.masses(p, RADII).sum() == pytest.approx(1)
-    assert float((SPECTRA[0] - SPECTRA[1]).abs().sum() / 2) == pytest.approx(total_variation(p, q, RADII))
-    assert torch.allclose(claim.masses(3 * p, RADII), claim.masses(p, RADII))
+    assert masses(p, RADII).sum() == pytest.approx(1)
+    assert float((BOTH[0] - BOTH[1]).abs().sum() / 2) == pytest.approx(total_variation(p, q, RADII))
+    assert torch.allclose(masses(3 * p, RADII), masses(p, RADII))
 
 
 def test_networks_that_follow_their_data_are_told_from_those_that_do_not():
     own = [record(NATURAL if not high else HIGH, high=high, seed=s, noise=0.1) for s in range(4) for high in (False, True)]
     other = [record(HIGH if not high else NATURAL, high=high, seed=s, noise=0.1) for s in range(4) for high in (False, True)]
     distance = total_variation(*(torch.tensor(curve, dtype=torch.float64) for curve in (NATURAL, HIGH)), RADII)
-    follow = claim.following(claim.pairs(own), "after", SPECTRA, RADII, generator())
-    against = claim.following(claim.pairs(other), "after", SPECTRA, RADII, generator())
+    follow = following(pairs(own, 0.5), "after", BOTH, RADII, generator())
+    against = following(pairs(other, 0.5), "after", BOTH, RADII, generator())
     assert distance - 0.05 < follow.low < follow.high
     assert follow.estimate == pytest.approx(distance, abs=0.05)
     assert against.estimate == pytest.approx(-distance, abs=0.05)
-    flat = claim.following(claim.pairs(own), "before", SPECTRA, RADII, generator())
+    flat = following(pairs(own, 0.5), "before", BOTH, RADII, generator())
     assert (flat.low, flat.estimate, flat.high) == pytest.approx((0, 0, 0), abs=1e-12)  # one curve cannot be nearer to both
+
+
+def test_the_approach_to_a_spectrum_is_the_distance_that_training_took_away():
+    """From a flat curve to the spectrum itself all of it; to the other spectrum the difference, which may be negative."""
+    flat = masses(torch.ones(len(RADII), dtype=torch.float64), RADII)
+    to_own, to_other = (float((flat - spectrum).abs().sum() / 2) for spectrum in BOTH)
+    records = [record(NATURAL, high=False, seed=s) for s in range(3)]
+    found = approach(records, BOTH[0], RADII, generator())
+    assert (found.low, found.estimate, found.high) == pytest.approx((to_own,) * 3, abs=1e-9)
+    away = approach(records, BOTH[1], RADII, generator())
+    assert away.estimate == pytest.approx(to_other - float((BOTH[0] - BOTH[1]).abs().sum()) / 2, abs=1e-9)
+    assert away.estimate < 0
 
 
 def test_pairs_differ_in_the_images_alone():
     records = [record(NATURAL, high=high, seed=s, depth=d) for high in (False, True) for s in range(2) for d in (1, 2)]
-    found = claim.pairs(records[:-1])
+    found = pairs(records[:-1], 0.5)
     assert len(found) == 3
     for natural, high in found:
         assert not natural["parameters"]["high"]
         assert high["parameters"] == natural["parameters"] | {"high": True}
 
 
-def outcome(records, name):
-    checks = claim.trend_checks(records, SPECTRA, RADII, (1, 2, 4), 2, (1e-5, 1e-3), generator())
+def outcome(records, name, first="conv"):
+    checks = claim.trend_checks(records, SPECTRA, RADII, first, generator())
     return {c.name: c.outcome for c in checks}[name]
 
 
@@ -76,42 +103,187 @@ def test_trends_pass_fail_and_stay_open():
     falling = mixtures([({"depth": 1}, 0.9), ({"depth": 2}, 0.5), ({"depth": 4}, 0.1)])
     rising = mixtures([({"depth": 1}, 0.1), ({"depth": 2}, 0.5), ({"depth": 4}, 0.9)])
     level = mixtures([({"depth": depth}, 0.5) for depth in (1, 2, 4)])
-    name = "(b) 2: nearer with depth: fall of d a unit"
+    name = "(b) 2: conv networks are nearer with depth: fall of d with each doubling"
     assert [outcome(records, name) for records in (falling, rising, level)] == ["pass", "fail", "inconclusive"]
     for records in (falling, rising, level):
-        assert outcome(records, "(b) 2: nearer with depth: a rise by 1 a unit planted") == "fail"
+        assert outcome(records, "(b) 2: conv networks are nearer with depth: a rise by 1 planted") == "fail"
     decays = mixtures([({"decay": 1e-5}, 0.9), ({"decay": 1e-3}, 0.1)])
-    assert outcome(decays, "(b) 3: nearer with weight decay: fall of d a unit") == "pass"
+    assert outcome(decays, "(b) 3: conv networks are nearer with weight decay: fall of d with each factor of 10") == "pass"
 
 
 def test_runs_that_diverged_are_left_out():
     alive, dead = record(NATURAL, high=False), record(NATURAL, high=False, seed=1)
     dead["result"]["after"] = None
     assert runs.select([alive, dead], family="conv") == [alive]
-    assert outcome([dead], "(b) 2: nearer with depth") == "inconclusive"
+    assert outcome([dead], "(b) 2: conv networks are nearer with depth") == "inconclusive"
 
 
-@pytest.mark.parametrize("preset", sorted(runs.PRESETS))
+def test_trends_of_other_families_are_shown_and_not_required():
+    depths = [({"depth": 11}, 0.9), ({"depth": 19}, 0.1)]
+    records = mixtures(depths, family="vgg") + mixtures([({"depth": 1}, 0.5), ({"depth": 2}, 0.5)])
+    checks = {c.name: c for c in claim.trend_checks(records, SPECTRA, RADII, "conv", generator()) if not c.control}
+    assert {name.split(":")[1]: c.required for name, c in checks.items()} == {
+        " conv networks are nearer with depth": True,
+        " vgg networks are nearer with depth": False,
+        " conv networks are nearer with weight decay": True,
+    }
+    assert checks["(b) 2: vgg networks are nearer with depth: fall of d with each doubling"].outcome == "pass"
+    assert checks["(b) 3: conv networks are nearer with weight decay"].outcome == "inconclusive"
+
+
+def test_series_are_what_varies_alone():
+    grid = [(1, 1e-5), (2, 1e-5), (4, 1e-5), (4, 1e-3), (4, 1e-2)]
+    conv = [record(NATURAL, high=False, depth=depth, decay=decay) for depth, decay in grid]
+    others = [record(NATURAL, high=False, family="linear"), *(record(NATURAL, high=False, family="myrtle", decay=d) for d in (1e-5, 1e-3))]
+    found = series([*others, *conv, record(NATURAL, high=False, labels="shuffled", depth=8)])
+    assert {key: list(levels) for key, levels in found.items()} == {
+        ("conv", "depth"): [1, 2, 4],
+        ("conv", "decay"): [1e-5, 1e-3, 1e-2],
+        ("linear", "depth"): [2],
+        ("myrtle", "decay"): [1e-5, 1e-3],
+    }
+    assert found["conv", "decay"][1e-5] == found["conv", "depth"][4] == [conv[2]]
+
+
+def test_every_half_width_has_its_own_spectrum_and_its_own_pairs():
+    low, high = (record(HIGH, high=True) for _ in range(2))
+    low["parameters"]["half_width"] = 0.0714
+    natural = record(NATURAL, high=False)
+    assert [pairs([low, high, natural], width) for width in (0.0714, 0.5)] == [[(natural, low)], [(natural, high)]]
+    spectra = SPECTRA | {0.0714: BOTH[0]}
+    assert distances([natural, low, high], spectra, RADII).tolist() == pytest.approx(
+        [0, float((BOTH[0] - BOTH[1]).abs().sum()) / 2, 0], abs=1e-12
+    )
+
+
+def test_accuracies_stand_beside_the_published_ones():
+    records = [record(NATURAL, high=high, seed=s, depth=d) for high in (False, True) for s in range(2) for d in (1, 4)]
+    records[0]["result"]["test_accuracy"] = 0.7
+    rows = {row[0]: row[1:] for row in accuracy_rows(records, {0.5: PUBLISHED})}
+    assert rows["ConvActually, depth 1"] == [".600", ".500", "2", ".546", ".373"]
+    assert rows["ConvActually, depth 4"] == [".500", ".500", "2", ".633", ".494"]
+    several = [row[0] for row in accuracy_rows(records, PUBLISHED_IMAGENETTE)]
+    assert several[0] == "ConvActually, depth 1, half-width 0.0714"
+    assert len(several) == 4
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_network_meets_both_kinds_of_images_with_every_seed(preset):
-    p, tasks = runs.PRESETS[preset], runs.tasks_of(preset, "photos", 7)
+    p, tasks = PRESETS[preset], tasks_of(PRESETS[preset], "photos", 7)
     assert len({str(task) for task in tasks}) == len(tasks)
     natural, high = ([{k: v for k, v in t.items() if k != "high"} for t in tasks if t["high"] == kind] for kind in (False, True))
-    assert natural == high
+    assert sorted(map(str, natural)) == sorted(map(str, high))
     assert {task["seed"] for task in tasks} == set(range(7, 7 + p.seeds))
-    assert {t["depth"] for t in tasks if t["family"] == "conv"} == {*p.depths, p.depth}
-    assert {t["decay"] for t in tasks if t["family"] == "conv"} == set(p.decays)
+    for family in p.families:
+        chosen = [t for t in tasks if t["family"] == family.name and t["width"] == family.width]
+        assert {t["depth"] for t in chosen} == {*family.depths, family.depth}
+        assert {t["decay"] for t in chosen} == set(family.decays)
 
 
-def test_high_pass_images_have_no_low_frequencies():
-    train, _ = runs.prepare("photos", 8, 40, True)
+def test_the_names_of_reduced_runs_are_those_that_stores_have():
+    """Another parameter, or another spelling of one, would be another run, and hours of training lost."""
+    (task,) = [t for t in tasks_of(PRESETS["reduced"], "cifar10", 0) if t["family"] == "resnet" and not t["high"] and t["seed"] == 2]
+    assert json.dumps(task, sort_keys=True) == (
+        '{"batch_size": 64, "data": "cifar10", "decay": 1e-05, "depth": 20, "epochs": 15, "family": "resnet", "high": false, '
+        '"labels": "true", "probes": 32, "samples": 2048, "seed": 2, "side": 32, "width": 8}'
+    )
+
+
+def test_the_paper_preset_is_the_published_table():
+    rows = {(f.name, f.width): f for f in PRESETS["paper"].families}
+    assert rows["conv", 64] == Family("conv", 64, (1, 2, 4, 8), 4, (1e-05, 0.0002154, 0.004642, 0.1), 1024, 1e-4)
+    assert rows["linear", 64] == rows["conv", 64]._replace(name="linear")
+    exact = [10 ** (-5 + i / 3) for i in range(10)]
+    for key, batch, step in [("myrtle", 512, 0.01), ("vgg", 256, 0.01), ("resnet", 512, 0.1)]:
+        family = rows[key, 64]
+        assert (family.batch_size, family.step_size) == (batch, step)
+        assert family.decays == pytest.approx(exact, rel=3e-4)
+    assert rows["vgg", 64].depths == (11, 13, 16, 19)
+    assert {f.depths for f in rows.values() if f.name == "resnet"} == {(9,), (20, 56)}
+    (nette,) = IMAGENETTE.families
+    assert nette == Family("vgg", 64, (11, 13, 16, 19), 11, (1e-05, 0.0003162, 0.01), 256, 1.25e-3)
+    kinds = {(t["high"], t.get("half_width")) for t in tasks_of(IMAGENETTE, "folder", 0)}
+    assert kinds == {(False, None), (True, 0.0714), (True, None)}
+    # Every published accuracy is one of a network that the preset trains.
+    for p, published in [(PRESETS["paper"], PUBLISHED), *((IMAGENETTE, known) for known in PUBLISHED_IMAGENETTE.values())]:
+        trained = {(t["family"], key, t[key]) for t in tasks_of(p, "cifar10", 0) for key in ("depth", "decay")}
+        assert set(published) <= trained
+
+
+def folder(path, side, count=4):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (path / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(256, (side, side + 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+                Image.fromarray(noise.numpy()).save(path / split / name / f"{i}.png")
+    return str(path)
+
+
+def test_folders_are_imagenette_or_what_stands_in_for_it(tmp_path):
+    assert preset_of("paper", folder(tmp_path / "large", 80)).side == 224
+    assert preset_of("paper", folder(tmp_path / "small", 64)).side == 64
+    assert preset_of("reduced", str(tmp_path / "small")) is PRESETS["reduced"]
+    assert preset_of("paper", "cifar10") is PRESETS["paper"]
+
+
+@pytest.mark.skipif("LINCONV_DATA" not in os.environ, reason="LINCONV_DATA is unset: the real image sets are not here")
+def test_tiny_imagenet_stands_in_for_imagenette():
+    assert preset_of("paper", str(Path(os.environ["LINCONV_DATA"], "tiny-imagenet-20"))) == IMAGENETTE._replace(side=64)
+
+
+@pytest.mark.parametrize(("family", "depth"), sorted({(t["family"], t["depth"]) for t in tasks_of(PRESETS["paper"], "cifar10", 0)}))
+def test_every_network_of_the_paper_preset_is_built_and_makes_one_step(family, depth):
+    """At a width of 4, on a few small images: the depth, batch size, step size and decay are those of the preset."""
+    task = {t["depth"]: t for t in tasks_of(PRESETS["paper"], "photos", 0) if t["family"] == family}[depth]
+    result = runs.run(**task | {"side": 32, "samples": 12, "epochs": 1, "width": 4, "probes": 2})
+    assert 0 <= result["test_accuracy"] <= 1
+    assert result["stop_reason"] == "epochs"
+    assert len(result["map"]) == 32
+    assert len(result["map"][0]) == 17
+
+
+@pytest.mark.parametrize("depth", [11, 19])
+def test_networks_for_large_images_make_one_step(depth, tmp_path):
+    data = folder(tmp_path / "images", 64)
+    p = preset_of("paper", data)._replace(epochs=1, seeds=1, probes=2)
+    tasks = [t for t in tasks_of(p, data, 0) if t["depth"] == depth and t["decay"] == 1e-5 and t["labels"] == "true"]
+    assert [t.get("half_width") for t in tasks if t["high"]] == [0.0714, None]
+    for task in tasks:
+        assert runs.run(**task | {"width": 1})["stop_reason"] == "epochs"
+
+
+def test_what_a_run_keeps_is_the_sensitivity_of_its_network(monkeypatch):
+    """Untrained, as no step is made: the curves and the map are those of the network at the test images."""
+    monkeypatch.setattr(runs, "train_classifier", lambda *_, **__: type("Ended", (), {"stop_reason": "epochs"}))
+    task = tasks_of(PRESETS["smoke"], "photos", 3)[0] | {"side": 9, "samples": 40, "width": 2, "depth": 2, "probes": 5}
+    result = runs.run(**task)
+    assert result["before"] == result["after"]
+    x = runs.prepare("photos", 9, 40, 0.0)[1].images[:5]
+    net = runs.build("conv", 2, 2, 3, 5, 9, 3)
+    expected = frequency_sensitivity(net, x)
+    torch.testing.assert_close(torch.tensor(result["map"]), expected.mean(0)[:, :5], rtol=1e-3, atol=0)
+    curve = radial_average(expected)[1]
+    torch.testing.assert_close(torch.tensor(result["before"]).mean(0), curve, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("side", "half_width"), [(8, 0.5), (9, 0.5), (12, 0.0714)])
+def test_high_pass_images_have_no_low_frequencies(side, half_width):
+    train, _ = runs.prepare("photos", side, 40, half_width)
     radii, values = runs.spectrum_curve(train.images)
-    assert float(values[radii <= 2].max()) < 1e-4 * float(values.max())
+    assert float(values[radii <= half_width * side / 2].max()) < 1e-4 * float(values.max())
     assert train.images.dtype == torch.float32
     assert train.images.std((0, 2, 3), unbiased=False).tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+    loaded = images.load("photos", samples=40, grid=(side, side), dtype=torch.float32, generator=torch.Generator().manual_seed(0)).images
+    assert torch.equal(train.images, standardise(high_pass(loaded, half_width * side / 2)))
+    assert torch.equal(runs.prepare("photos", side, 40, 0.0)[0].images, standardise(loaded))
 
 
-def test_a_tiny_run_from_images_to_figure(monkeypatch, tmp_path):
-    monkeypatch.setitem(runs.PRESETS, "smoke", runs.Preset(8, 60, 1, 20, 2, 3, (1, 2), 2, (1e-5, 1e-3), (), 4))
+def test_a_tiny_run_from_images_to_figures(monkeypatch, tmp_path):
+    tiny = (Family("conv", 3, (1, 2), 2, (1e-5, 1e-3), 20), Family("linear", 2, (2,), 2, (1e-5,), 20, 1e-4))
+    monkeypatch.setitem(presets.PRESETS, "smoke", Preset(8, 60, 1, 2, 4, tiny))
+    for module, name, value in ((claim, "LINEAR_SIDE", 4), (statistics, "RESAMPLES", 100), (figures, "BAND_RESAMPLES", 20)):
+        monkeypatch.setattr(module, name, value)
     store = tmp_path / "runs.jsonl"
     events = list(claim.claim(preset="smoke", jobs=1, store=str(store)))
     checks = [event for event in events if isinstance(event, Check)]
@@ -119,15 +291,26 @@ def test_a_tiny_run_from_images_to_figure(monkeypatch, tmp_path):
     assert [c.outcome for c in linear if not c.control] == ["pass"] * 4
     assert [c.outcome for c in linear if c.control] == ["fail"] * 8
     assert sum(c.required for c in checks) == 7
-    assert len(store.read_text().splitlines()) == 16
-    (drawn,) = [event.draw() for event in events if isinstance(event, Figure)]
-    assert isinstance(drawn, Drawing)
+    assert len(store.read_text().splitlines()) == 20
+    drawn = {event.name.removeprefix("frequency_sensitivity"): event.draw() for event in events if isinstance(event, Figure)}
+    assert set(drawn) == {"", "_distances", "_data", "_linear", "_maps", "_accuracy"}
+    assert all(isinstance(figure, Drawing) for figure in drawn.values())
+    titles = [axes.get_title() for axes in drawn[""].axes if axes.axison]
+    assert titles[:3] == ["(a) ConvActually, natural images", "(b) ConvActually, natural images", "(c) its linear twin, natural images"]
+    assert len([axes for axes in drawn["_maps"].axes if axes.images]) == 8
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any("published for CIFAR-10: .546 and .373" in text for text in notes)
+    assert sum("training took d to their own data's spectrum down by" in text for text in notes) == 4  # two families, two kinds of images
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [({"data": "no/such/folder"}, "^data: .*no such folder"), ({"store": "/no/such/folder/x.jsonl"}, "^store: ")],
-)
-def test_bad_parameters_are_usage_errors(parameters, message):
-    with pytest.raises(UsageError, match=message):
-        check(claim.claim, **parameters)
+def test_a_store_without_maps_is_still_drawn():
+    records = [record(NATURAL, high=high, seed=s) for high in (False, True) for s in range(2)]
+    x = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert list(claim.maps_of(records, {0.0: x, 0.5: x})) == ["data, natural", "data, high-pass"]
+
+
+def test_figures_of_runs_that_all_diverged_are_empty():
+    for draw in (figures.panels, figures.distances):
+        assert not any(axes.axison for axes in draw({}, SPECTRA, RADII, "nothing").axes)
+    assert accuracy_rows([], {0.5: PUBLISHED}) == []
+    assert figures.accuracy_table([], "CIFAR-10", "nothing").axes

@@ -9,9 +9,10 @@ import torch
 from matplotlib import pyplot
 
 from linconv.patches import patch_spectrum
-from linconv.plotting import profile_figure
+from linconv.plotting import map_figure, profile_figure
 from linconv.profile_fits import fit_published
 from linconv.profiles import published
+from linconv.spectra import power_spectrum
 
 LAMBDAS = torch.linspace(3, 0.1, 12, dtype=torch.float64)
 
@@ -70,3 +71,51 @@ def test_profiles_of_another_length_are_refused_by_name(name):
     given[name] = fitted(energies[:-1], LAMBDAS[:-1]) if name == "fit" else energies[:-1]
     with pytest.raises(ValueError, match=f"{name}: expected 12 numbers"):
         profile_figure(given["energies"], LAMBDAS, given["fit"], exact=given["exact"])
+
+
+@pytest.mark.parametrize("grid", [(8, 6), (7, 9), (6, 5)], ids=str)
+def test_heat_maps_have_zero_frequency_in_the_centre_and_axes_in_cycles_per_image(grid):
+    """A wave of a known frequency is found where the axes say, at u and at −u, and nowhere else."""
+    u = (2, -1)
+    rows, columns = (2 * torch.pi * f * torch.arange(n, dtype=torch.float64) / n for f, n in zip(u, grid, strict=True))
+    waves = torch.cos(rows[:, None] + columns).expand(1, 3, *grid)
+    (axes, _) = map_figure({"a wave": power_spectrum(waves)}).axes
+    (image,) = axes.images
+    left, right, bottom, top = image.get_extent()
+    shown = image.get_array()
+    assert image.origin == "lower"
+    assert ((right - left), (top - bottom)) == grid[::-1]
+    peaks = {(row + 0.5 + bottom, column + 0.5 + left) for row, column in zip(*np.nonzero(shown > 0.5 * shown.max()), strict=True)}
+    assert peaks == {u, (-u[0], -u[1])}
+    assert "cycles per image" in axes.get_xlabel()
+    assert axes.get_title() == "a wave"
+
+
+def test_heat_maps_show_four_decades_and_as_many_panels_as_maps():
+    map = torch.rand(2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1
+    map[:, 0, 0] = 0
+    figure = map_figure({str(i): 10.0**i * map for i in range(7)})
+    drawn = [axes.images[0] for axes in figure.axes if axes.images]
+    assert len(drawn) == 7
+    assert sum(axes.axison for axes in figure.axes) == 14  # and their colour bars
+    for image in drawn:
+        assert image.norm.vmax == pytest.approx(1e4 * image.norm.vmin)
+        assert image.get_array().min() == pytest.approx(image.norm.vmin)
+    assert np.allclose(drawn[3].get_array(), 1000 * drawn[0].get_array())
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        ({}, "maps: expected one map or more"),
+        ({"a": torch.zeros(1, 4, 4)}, "map: expected numbers ≥ 0, not all 0, got 0 to 0"),
+        ({"a": -torch.ones(1, 4, 4)}, "map: expected numbers ≥ 0"),
+        ({"a": torch.ones(4, 4)}, r"map: expected .*\(C, H, W\)"),
+        ({"a": torch.full((1, 4, 4), torch.nan)}, "map: .*NaN"),
+    ],
+)
+def test_maps_that_cannot_be_drawn_are_refused(maps, message):
+    with pytest.raises(ValueError, match=message):
+        map_figure(maps)

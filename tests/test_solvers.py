@@ -75,12 +75,12 @@ def labels(x, outputs, noise=0.3, seed=0):
 
 
 DATA = {
-    "gaussian": lambda: normal(30, 2, 5),
+    "gaussian": lambda: normal(20, 2, 3),
     "whitened": lambda: whitened(20, 2, (3, 2)),
     "coloured": lambda: coloured(20, 2, (2, 3)),
     "mixed": lambda: mixed(20, 2, (5,)),
-    "natural": lambda: natural(40, 2, (3, 4)),
-    "fewer images than numbers": lambda: normal(5, 2, 3, 2),
+    "natural": lambda: natural(20, 2, (2, 3)),
+    "fewer images than numbers": lambda: normal(4, 2, 3),
     "one image": lambda: normal(1, 2, 4),
     "constant images": lambda: normal(6, 2, 1, 1).expand(6, 2, 3, 2).contiguous(),
     "one constant image": lambda: torch.ones(1, 1, 4, dtype=F64),
@@ -501,7 +501,7 @@ def test_shifts_mixing_and_depth_leave_the_objective(depth, make):
     expected = fit(x, y, depth=depth, weight_decay=0.03, tol=1e-10).objective
     rotation, _ = torch.linalg.qr(normal(2, 2))
     mixed_channels = torch.einsum("ab,nbij->naij", rotation, x)
-    for same, target in ((x.roll((1, 1), (2, 3)), y), (mixed_channels, y), (x.flip((2, 3)), y), (x, y @ rotation), (x[..., :, :], y)):
+    for same, target in ((x.roll((1, 1), (2, 3)), y), (mixed_channels, y), (x.flip((2, 3)), y), (x, y @ rotation)):
         found = fit(same, target, depth=depth, weight_decay=0.03, tol=1e-10)
         assert found.objective == pytest.approx(expected, rel=1e-9)
 

@@ -13,9 +13,7 @@ they reach is printed. It is an observation on some data, not a theorem.
 """
 
 import math
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,12 +21,12 @@ from annotated_types import Interval as Between
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.claims import Check, Figure, Note, Progress, UsageError, control, exceeds, main
+from linconv.claims import Check, Figure, Note, Progress, control, exceeds, main
 from linconv.profile_fits import ProfileFit, fit_published
 from linconv.statistics import Interval, bootstrap_interval
-from linconv.sweeps import sweep
 from verification._figure_first_layer import figure
 from verification._first_layer_runs import PRESETS, STEP_SIZE, grid_of_runs, prepare, run, spatial_frequencies, spectrum_of
+from verification._sweeping import Record, classified, identity, train_all
 
 KIND = "empirical"
 FAST = {"preset": "smoke", "jobs": 1}
@@ -49,21 +47,20 @@ def claim(
     padding: Annotated[Literal["zeros", "circular"], "padding of all convolutions"] = "zeros",
     store: Annotated[str, "file that keeps finished runs, from which a run that was killed goes on; empty: none is kept"] = "",
     jobs: Annotated[int, Between(ge=1, le=256), "processes that train at the same time"] = 2,
+    engine: Annotated[Literal["loky", "dask"], "where runs are trained: processes of this machine, or Dask workers"] = "loky",
+    scheduler: Annotated[str, "address of a Dask scheduler, tcp://…; empty: a local cluster"] = "",
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first run of each kind"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
     yield Progress("decomposing patches")
-    try:
-        train, _ = prepare(data, PRESETS[preset].samples)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"data: {error}") from error
-    if len(train.classes) < 2:
-        raise UsageError(f"data: expected at least two classes, {data} has only {train.classes[0]!r}")
+    train = classified(data, lambda: prepare(data, PRESETS[preset].samples)[0])
     spectrum, grid = spectrum_of(train), grid_of_runs(preset, data, padding, seed)
     p = PRESETS[preset]
     sizes = f"VGG-11 of width {p.width} and {p.other_width}, ResNet-20 of width {p.residual_width}"
-    results: dict[str, list[dict[str, Any]]] = {}
-    yield from train_all(grid, store, jobs, results)
+    records: list[Record] = []
+    yield from train_all(run, [task for tasks in grid.values() for task in tasks], store, jobs, engine, scheduler, records)
+    by_parameters = {identity(record["parameters"]): record["result"] for record in records}
+    results = {name: [by_parameters[identity(task)] for task in tasks] for name, tasks in grid.items()}
     yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds", in_scope=True)
     profiles = {name: stacked(runs) for name, runs in results.items()}
     fits = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
@@ -74,26 +71,6 @@ def claim(
     yield from behaviour(results, profiles, frequencies, generator)
     title = f"First layers, preset {preset}: {len(train)} images of {data}"
     yield Figure("first_layer_consistency", lambda: figure(results, profiles, rows, fits, frequencies, PUBLISHED, title))
-
-
-def train_all(
-    grid: dict[str, list[dict[str, Any]]], store: str, jobs: int, results: dict[str, list[dict[str, Any]]]
-) -> Iterator[Check | Progress]:
-    """Train what the store does not have yet, and put the results into `results`."""
-    tasks = [task for runs in grid.values() for task in runs]
-    kept: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        yield Progress(f"training, 0 of {len(tasks)} runs")
-        path = Path(store) if store else Path(scratch, "runs.jsonl")
-        try:
-            for record in sweep(run, tasks, store=path, n_jobs=jobs):
-                kept.append(record)
-                yield Progress(f"training, {len(kept)} of {len(tasks)} runs", len(kept) / len(tasks))
-        except (ValueError, OSError) as error:  # of the store
-            raise UsageError(str(error)) from error
-    by_parameters = {repr(sorted(record["parameters"].items())): record["result"] for record in kept}
-    for name, runs in grid.items():
-        results[name] = [by_parameters[repr(sorted(task.items()))] for task in runs]
 
 
 def stacked(runs: list[dict[str, Any]]) -> dict[str, Float[Tensor, "runs P"]]:

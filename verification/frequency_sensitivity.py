@@ -13,10 +13,8 @@ are this project's. Presets say how far the size is reduced; Tiny ImageNet stand
 """
 
 import math
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Interval as Between
@@ -25,21 +23,37 @@ from torch import Tensor, nn
 
 import linconv as lc
 from linconv import images
-from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, at_most, control, exceeds, inconclusive, main
+from linconv.claims import Check, Figure, Note, Progress, agree, at_most, control, exceeds, inconclusive, main
+from linconv.plotting import map_figure
 from linconv.sensitivity import frequency_sensitivity
-from linconv.statistics import Interval, hierarchical_interval, trend
-from linconv.sweeps import sweep
-from verification._figure_sensitivity import figure
-from verification._sensitivity_runs import PRESETS, prepare, run, select, spectrum_curve, tasks_of
+from linconv.spectra import on_full_grid, power_spectrum, spectral_exponent
+from linconv.statistics import Interval, trend
+from verification import _figure_sensitivity as figures
+from verification._sensitivity_presets import HALF_WIDTH, IMAGENETTE, PUBLISHED, PUBLISHED_IMAGENETTE, SMALL, preset_of, tasks_of
+from verification._sensitivity_runs import half_width_of, prepare, run, select, spectrum_curve
+from verification._sensitivity_statistics import (
+    FAMILIES,
+    RESAMPLES,
+    Curve,
+    Spectra,
+    accuracy_rows,
+    approach,
+    distances,
+    followed,
+    following,
+    masses,
+    pairs,
+    series,
+    shown,
+)
+from verification._sweeping import Record, classified, train_all
 
 KIND = "empirical"
 FAST = {"preset": "smoke", "jobs": 1}
 EFFECT = 0.02  # of mass: differences of total variation below this are no support for anything
-RESAMPLES = 1000
 LINEAR_SIDE, LINEAR_SAMPLES = 6, 300
-
-Curve = Float[Tensor, " R"]
-Record = dict[str, Any]
+EXPONENT_IMAGES = 2000  # enough for two digits; the time of the interval grows with their square
+UNITS = {"depth": ("with depth", "each doubling", math.log2), "decay": ("with weight decay", "each factor of 10", math.log10)}
 
 
 def claim(
@@ -53,32 +67,63 @@ def claim(
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first run of each kind"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
-    p = PRESETS[preset]
     yield Progress("reading images")
-    try:
-        natural, high = (prepare(data, p.side, p.samples, kind)[0] for kind in (False, True))
-        linear = images.load(data, samples=LINEAR_SAMPLES, grid=(LINEAR_SIDE,) * 2, generator=generator)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"data: {error}") from error
-    if len(natural.classes) < 2:
-        raise UsageError(f"data: expected at least two classes, {data} has only {natural.classes[0]!r}")
-    what = f"{len(natural)} images of {data}, {p.side}×{p.side}, {p.epochs} epochs, {p.seeds} seeds, width {p.width}"
+    linear = classified(data, lambda: images.load(data, samples=LINEAR_SAMPLES, grid=(LINEAR_SIDE,) * 2, generator=generator))
+    p = preset_of(preset, data)
     records: list[Record] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(store) if store else Path(scratch, "runs.jsonl")
-        yield from train_all(tasks_of(preset, data, seed), path, jobs, engine, scheduler, records)
+    yield from train_all(run, tasks_of(p, data, seed), store, jobs, engine, scheduler, records)
+    kinds = {width: prepare(data, p.side, p.samples, width)[0].images for width in (0.0, *p.half_widths)}
+    what = f"{len(kinds[0.0])} images of {data}, {p.side}×{p.side}, {p.epochs} epochs, {p.seeds} seeds, width {p.families[0].width}"
     yield Note(f"preset {preset}: {what}", in_scope=True)
-    yield from linear_checks(linear, seed)
-    radii, own = spectrum_curve(natural.images)
-    spectra = torch.stack([masses(own, radii), masses(spectrum_curve(high.images)[1], radii)])
-    yield from follow_checks(records, spectra, radii, generator)
-    yield from trend_checks(records, spectra, radii, p.depths, p.depth, p.decays, generator)
-    yield from accuracies(records)
-    yield Figure("frequency_sensitivity", lambda: figure(records, spectra, radii, f"Preset {preset}: {what}"))
+    if p.families == IMAGENETTE.families and p.side == SMALL:
+        yield Note(f"{data} stands in for ImageNette, whose images are larger", in_scope=True)
+    maps: dict[str, Tensor] = {}
+    yield from linear_checks(linear, seed, maps)
+    radii, spectra = spectra_of(kinds)
+    some = kinds[0.0][:: max(1, len(kinds[0.0]) // EXPONENT_IMAGES)]
+    exponent = spectral_exponent(some, generator=generator, resamples=RESAMPLES)
+    yield Note(f"natural images: spectrum as |u|^−α, α = {shown(exponent)}; published: a power law")
+    yield from follow_checks(records, spectra, radii, p.families[0].name, generator)
+    yield from trend_checks(records, spectra, radii, p.families[0].name, generator)
+    origin, known = ("ImageNette", PUBLISHED_IMAGENETTE) if p.families == IMAGENETTE.families else ("CIFAR-10", {HALF_WIDTH: PUBLISHED})
+    rows = accuracy_rows(records, known)
+    yield from accuracies(rows, records, origin)
+    title = f"Preset {preset}: {what}"
+    for name, draw in {
+        "": lambda: figures.panels(series(records), spectra, radii, title),
+        "_distances": lambda: figures.distances(series(records), spectra, radii, title),
+        "_data": lambda: figures.data_statistics(kinds, exponent, title),
+        "_linear": lambda: figures.linear_curves(maps, linear.images),
+        "_maps": lambda: map_figure(maps_of(records, kinds)),
+        "_accuracy": lambda: figures.accuracy_table(rows, origin, title),
+    }.items():
+        yield Figure(f"frequency_sensitivity{name}", draw)
 
 
-def linear_checks(loaded: images.ImageSet, seed: int) -> Iterator[Check | Progress]:
-    """(a) Closed form, engine, optimum and training of linear CNNs at depths 1 and 2."""
+def spectra_of(kinds: dict[float, Float[Tensor, "N C H W"]]) -> tuple[Curve, Spectra]:
+    """Radii, and the curve of each kind of images as shares of mass."""
+    curves = {width: spectrum_curve(x) for width, x in kinds.items()}
+    radii = curves[0.0][0]
+    return radii, {width: masses(values, radii) for width, (_, values) in curves.items()}
+
+
+def maps_of(records: list[Record], kinds: dict[float, Float[Tensor, "N C H W"]]) -> dict[str, Float[Tensor, "C H W"]]:
+    """Maps to look at: spectra of the data, and the sensitivity of the networks of each family that kept theirs, mean over runs."""
+    shown_maps: dict[str, Tensor] = {}
+    for width, x in kinds.items():
+        name = figures.kind_name(width, kinds)
+        shown_maps[f"data, {name}"] = power_spectrum(x)
+        for (family, parameter), levels in series(records).items():
+            level, group = max(levels.items())
+            halves = [r["result"]["map"] for r in group if half_width_of(r["parameters"]) == width and "map" in r["result"]]
+            if halves:
+                half = torch.tensor(halves, dtype=torch.float64).mean(0)
+                shown_maps[f"{FAMILIES[family]}, {parameter} {level:g}, {name}"] = on_full_grid(half[None], tuple(x.shape[2:]))
+    return shown_maps
+
+
+def linear_checks(loaded: images.ImageSet, seed: int, maps: dict[str, Tensor]) -> Iterator[Check | Progress]:
+    """(a) Closed form, engine, optimum and training of linear CNNs at depths 1 and 2; their sensitivities go into `maps`."""
     x, y = images.center(loaded.images), loaded.one_hot()
     y = y - y.mean(0)
     for depth, decay in ((1, 1e-2), (2, 2e-3)):
@@ -89,6 +134,7 @@ def linear_checks(loaded: images.ImageSet, seed: int) -> Iterator[Check | Progre
         run_ = lc.train(net, x, y, weight_decay=decay, steps=300)
         predicted = frequency_sensitivity(lc.LinearCNN.from_weights([best.predictor], net.grid))
         trained = frequency_sensitivity(net)
+        maps |= {f"depth {depth}, predicted": predicted, f"depth {depth}, trained": trained}
         reason = f"the objective of the network is within {run_.objectives[-1] / best.objective - 1:.0e} of the optimum's"
         yield agree(
             f"(a) depth {depth}: sensitivity of the trained network, and of the optimum", trained, predicted, tolerance=1e-4, reason=reason
@@ -106,136 +152,75 @@ def linear_checks(loaded: images.ImageSet, seed: int) -> Iterator[Check | Progre
         yield control(f"(a) depth {depth}: ten times the weight decay", agree("", trained, changed, tolerance=1e-4))
 
 
-def train_all(
-    tasks: list[dict[str, Any]], store: Path, jobs: int, engine: Literal["loky", "dask"], scheduler: str, records: list[Record]
-) -> Iterator[Progress]:
-    """Train what the store does not have yet; all records go into `records`."""
-    try:
-        found = sweep(run, tasks, store=store, engine=engine, scheduler=scheduler or None, n_jobs=None if scheduler else jobs)
-        yield Progress(f"training, 0 of {len(tasks)} runs")
-        for record in found:
-            records.append(record)
-            yield Progress(f"training, {len(records)} of {len(tasks)} runs", len(records) / len(tasks))
-    except (ValueError, OSError) as error:  # of the store, or of a scheduler that does not answer
-        raise UsageError(str(error)) from error
-    records.sort(key=lambda record: str(sorted(record["parameters"].items())))
+def follow_checks(records: list[Record], spectra: Spectra, radii: Curve, first: str, generator: torch.Generator) -> Iterator[Check | Note]:
+    """(b) Prediction 1, by family and by the half-width that high-pass images lack; required of the first family."""
+    present = [family for family in FAMILIES if any(record["parameters"]["family"] == family for record in records)]
+    for width in [width for width in spectra if width]:
+        both = torch.stack([spectra[0.0], spectra[width]])
+        of_width = f", half-width {width:g}" if len(spectra) > 2 else ""
+        yield Note(f"d between the two spectra{of_width}: {float((both[0] - both[1]).abs().sum() / 2):.2f}")
+        for family in present:
+            chosen = pairs(select(records, family=family, labels="true"), width)
+            name = f"(b) 1: {family} networks are nearer to their own data's spectrum{of_width}"
+            if len(chosen) < 2:
+                yield inconclusive(name, "the training of all pairs but one diverged", required=family == first)
+                continue
+            found = following(chosen, "after", both, radii, generator)
+            yield exceeds(name, found, EFFECT, draws=2 * len(chosen), required=family == first)
+            for kind, part in zip(("natural", "high-pass"), zip(*chosen, strict=True), strict=True):
+                fall = approach(list(part), both[int(kind != "natural")], radii, generator)
+                yield Note(
+                    f"{family} networks on {kind} images{of_width}: training took d to their own data's spectrum down by {shown(fall)}"
+                )
+        every = pairs([record for record in records if record["parameters"]["family"] == first], width)
+        untrained = following(every, "before", both, radii, generator)
+        yield control(f"(b) 1: untrained networks{of_width}", exceeds("", untrained, EFFECT))
+        crossed = [(followed(a, both[1], radii), followed(b, both[0], radii)) for a, b in every]
+        wrong = following(crossed, "after", both, radii, generator)
+        yield control(f"(b) 1: networks with the other data's spectrum{of_width}", exceeds("", wrong, EFFECT))
+        shuffled = pairs(select(records, labels="shuffled"), width)
+        if len(shuffled) > 1:
+            yield Note(f"trained on shuffled labels, the same difference is {shown(following(shuffled, 'after', both, radii, generator))}")
 
 
-def masses(curves: Float[Tensor, "*runs R"], radii: Curve) -> Float[Tensor, "*runs R"]:
-    """Curves of mass 1, each value with its share of the trapezoidal rule: total variation is half the sum of differences."""
-    steps = radii.diff()
-    weights = (torch.cat([steps, steps.new_zeros(1)]) + torch.cat([steps.new_zeros(1), steps])) / 2
-    shares = curves * weights
-    return shares / shares.sum(-1, keepdim=True)
+def trend_checks(records: list[Record], spectra: Spectra, radii: Curve, first: str, generator: torch.Generator) -> Iterator[Check]:
+    """(b) Predictions 2 and 3, required of the first family: the slope of d against log₂ depth and log₁₀ weight decay, over all runs."""
+    found = series(records)
+    for number, (parameter, (what, unit, scale)) in enumerate(UNITS.items(), 2):
+        if len(found.get((first, parameter), {})) < 2:
+            yield inconclusive(f"(b) {number}: {first} networks are nearer {what}", "too many runs diverged")
+        for (family, varied), levels in found.items():
+            if varied == parameter and len(levels) > 1:
+                name = f"(b) {number}: {family} networks are nearer {what}"
+                values = {scale(level): distances(group, spectra, radii) for level, group in levels.items()}
+                yield from trend_check(name, f"fall of d with {unit}", values, generator, required=family == first)
 
 
-def stacked(records: list[Record], when: str) -> Float[Tensor, "runs images R"]:
-    return torch.tensor([record["result"][when] for record in records], dtype=torch.float64)
-
-
-def pairs(records: list[Record]) -> list[tuple[Record, Record]]:
-    """Networks that differ in nothing but natural and high-pass training images: they start from the same weights."""
-
-    def key(record: Record) -> str:
-        return str(sorted((name, value) for name, value in record["parameters"].items() if name != "high"))
-
-    high = {key(record): record for record in records if record["parameters"]["high"]}
-    return [(record, high[key(record)]) for record in records if not record["parameters"]["high"] and key(record) in high]
-
-
-def following(
-    chosen: list[tuple[Record, Record]], when: str, spectra: Float[Tensor, "2 R"], radii: Curve, generator: torch.Generator
-) -> Interval:
-    """d to the other data's spectrum less d to that of its own, mean over both networks of a pair; pairs and images are resampled."""
-    natural, high = (stacked([pair[i] for pair in chosen], when) for i in range(2))
-
-    def statistic(sample: Tensor) -> Tensor:
-        shares = [masses(part.mean(1), radii) for part in sample.chunk(2, -1)]
-        to = [[(part - spectrum).abs().sum(-1) / 2 for spectrum in spectra] for part in shares]
-        return (to[0][1] - to[0][0] + to[1][0] - to[1][1]).mean() / 2
-
-    return hierarchical_interval(torch.cat([natural, high], -1), statistic, generator=generator, resamples=RESAMPLES)
-
-
-def distances(records: list[Record], spectra: Float[Tensor, "2 R"], radii: Curve) -> Float[Tensor, " runs"]:
-    """d between each network's curve and the spectrum of its own data."""
-    shares = masses(stacked(records, "after").mean(1), radii)
-    own = spectra[[int(record["parameters"]["high"]) for record in records]]
-    return (shares - own).abs().sum(-1) / 2
-
-
-def follow_checks(records: list[Record], spectra: Float[Tensor, "2 R"], radii: Curve, generator: torch.Generator) -> Iterator[Check | Note]:
-    """(b) Prediction 1, by family."""
-    yield Note(f"d between the two spectra: {float((spectra[0] - spectra[1]).abs().sum() / 2):.2f}")
-    families = sorted({record["parameters"]["family"] for record in records})
-    for family in families:
-        chosen = pairs(select(records, family=family, labels="true"))
-        name = f"(b) 1: {family} networks are nearer to their own data's spectrum"
-        if len(chosen) < 2:
-            yield inconclusive(name, "the training of all pairs but one diverged", required=family == "conv")
-            continue
-        yield exceeds(name, following(chosen, "after", spectra, radii, generator), EFFECT, draws=2 * len(chosen), required=family == "conv")
-    every = pairs([record for record in records if record["parameters"]["family"] == "conv"])
-    yield control("(b) 1: untrained networks", exceeds("", following(every, "before", spectra, radii, generator), EFFECT))
-    crossed = [(followed(a, spectra[1], radii), followed(b, spectra[0], radii)) for a, b in every]
-    yield control(
-        "(b) 1: networks with the other data's spectrum", exceeds("", following(crossed, "after", spectra, radii, generator), EFFECT)
-    )
-    shuffled = pairs(select(records, labels="shuffled"))
-    if len(shuffled) > 1:
-        yield Note(f"trained on shuffled labels, the same difference is {shown(following(shuffled, 'after', spectra, radii, generator))}")
-
-
-def followed(record: Record, shares: Curve, radii: Curve) -> Record:
-    """The record of a network with exactly these shares of its sensitivity."""
-    curve = (shares / masses(torch.ones_like(radii), radii)).tolist()
-    return record | {"result": record["result"] | {"after": [curve] * len(record["result"]["before"])}}
-
-
-def trend_checks(
-    records: list[Record],
-    spectra: Float[Tensor, "2 R"],
-    radii: Curve,
-    depths: tuple[int, ...],
-    depth: int,
-    decays: tuple[float, ...],
-    generator: torch.Generator,
+def trend_check(
+    name: str, what: str, values: dict[float, Float[Tensor, " runs"]], generator: torch.Generator, *, required: bool
 ) -> Iterator[Check]:
-    """(b) Predictions 2 and 3: the slope of d against log₂ depth and against log₁₀ of the weight decay, over all runs."""
-    series = {
-        "2: nearer with depth": [(math.log2(n), select(records, family="conv", labels="true", depth=n, decay=decays[0])) for n in depths],
-        "3: nearer with weight decay": [
-            (math.log10(decay), select(records, family="conv", labels="true", depth=depth, decay=decay)) for decay in decays
-        ],
-    }
-    for name, groups in series.items():
-        kept = [(level, distances(group, spectra, radii)) for level, group in groups if group]
-        if len(kept) < 2 or sum(len(values) for _, values in kept) < 3:
-            yield inconclusive(f"(b) {name}", "too many runs diverged")
-            continue
-        levels, values = [level for level, _ in kept], [value for _, value in kept]
-        found = trend(values, levels, generator=generator, alternative="less", resamples=RESAMPLES)
-        slope = found.slope
-        nearer = Interval(-float(slope.estimate), -float(slope.high), -float(slope.low), slope.level)
-        draws = sum(map(len, values))
-        yield exceeds(f"(b) {name}: fall of d a unit", nearer, 0.0, draws=draws, p_value=found.p_value)
-        planted = [value + (level - levels[0]) for level, value in kept]
-        rising = trend(planted, levels, generator=generator, resamples=RESAMPLES).slope
-        wrong = Interval(-float(rising.estimate), -float(rising.high), -float(rising.low), rising.level)
-        yield control(f"(b) {name}: a rise by 1 a unit planted", exceeds("", wrong, 0.0))
+    """Theil and Sen's slope of the distances, and a planted rise that it has to see."""
+    draws = sum(map(len, values.values()))
+    if draws < 3:
+        yield inconclusive(name, "too many runs diverged", required=required)
+        return
+    levels = list(values)
+    found = trend(list(values.values()), levels, generator=generator, alternative="less", resamples=RESAMPLES)
+    yield exceeds(f"{name}: {what}", negated(found.slope), 0.0, draws=draws, p_value=found.p_value, required=required)
+    planted = [distance + (level - levels[0]) for level, distance in values.items()]
+    rising = trend(planted, levels, generator=generator, resamples=RESAMPLES).slope
+    yield control(f"{name}: a rise by 1 planted", exceeds("", negated(rising), 0.0))
 
 
-def shown(interval: Interval) -> str:
-    return f"{float(interval.estimate):.3f} ({float(interval.low):.3f} to {float(interval.high):.3f})"
+def negated(interval: Interval) -> Interval:
+    return Interval(-float(interval.estimate), -float(interval.high), -float(interval.low), interval.level)
 
 
-def accuracies(records: list[Record]) -> Iterator[Check | Note]:
-    """Test accuracy, natural/high-pass, of each kind of network; and that training happened at all."""
-    kinds = sorted({tuple(record["parameters"][key] for key in ("family", "depth", "decay", "labels")) for record in records})
-    for family, depth, decay, labels in kinds:
-        pair = [select(records, family=family, depth=depth, decay=decay, labels=labels, high=high) for high in (False, True)]
-        means = ["–" if not runs else f"{sum(r['result']['test_accuracy'] for r in runs) / len(runs):.2f}" for runs in pair]
-        yield Note(f"test accuracy, {family} depth {depth}, decay {decay:.0e}, {labels} labels: natural {means[0]}, high-pass {means[1]}")
+def accuracies(rows: list[list[str]], records: list[Record], origin: str) -> Iterator[Check | Note]:
+    """Test accuracies, beside those published for `origin` where there are any; and that training happened at all."""
+    for name, natural, high, count, *published in rows:
+        beside = f"; published for {origin}: {published[0]} and {published[1]}" if published[0] else ""
+        yield Note(f"test accuracy, {name}: natural {natural}, high-pass {high}, {count} runs of each{beside}")
     diverged = sum(record["result"]["after"] is None for record in records)
     yield at_most("runs that diverged", diverged, len(records) / 4, tolerance=0.0, reason="more leave nothing to judge", required=False)
 

@@ -182,8 +182,8 @@ def field_checks(fields: dict[int, Float[Tensor, "draws sizes"]], generator: tor
         why = "the limit of large P, at hundreds of points; an error of one dimension makes 1/6 or more"
         points, values = torch.tensor(FIELDS[d]).expand(errors.shape).flatten(), errors.flatten()
         limit, wrong = -1 / (d - 1), -2 * d / (d - 1)
-        yield rate(f"(b) field without structure, d = {d}", points, values, limit, tolerance=0.125, confidence=0.95, reason=why)
-        yield control(f"(b) field, d = {d}: exponent of y = 1", rate("", points, values, wrong, tolerance=0.125, confidence=0.95))
+        yield rate(f"(b) field without structure, d = {d}", points, values, limit, tolerance=0.125, reason=why)
+        yield control(f"(b) field, d = {d}: exponent of y = 1", rate("", points, values, wrong, tolerance=0.125))
     slower = learning_exponent(torch.tensor(FIELDS[3]).double(), fields[3] / fields[6], generator=generator)
     yield exceeds("(b) curse of dimensionality: exponent at d = 3 less that at d = 6", slower, 0.0, draws=len(fields[3]))
 

@@ -1,0 +1,57 @@
+"""What the claims on trained networks share: images of two classes at least, and runs that a store keeps."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from linconv import images
+from linconv.claims import Progress, UsageError
+from linconv.sweeps import sweep
+
+Parameters = dict[str, Any]
+Record = dict[str, Any]
+
+
+def train_all(
+    run: Callable[..., Mapping[str, Any]],
+    tasks: list[Parameters],
+    store: str,
+    jobs: int,
+    engine: Literal["loky", "dask"],
+    scheduler: str,
+    records: list[Record],
+) -> Iterator[Progress]:
+    """Train what the store does not have yet, and put the records of all tasks into `records`, in the order of `identity`.
+
+    `run(**task)` is a job of `linconv.sweeps.sweep`, whose errors of the store, of the engine and of the scheduler become a `UsageError`.
+    An empty `store` keeps nothing; an empty `scheduler` is a cluster on this machine, of `jobs` processes.
+    """
+    with ExitStack() as stack:
+        path = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory()), "runs.jsonl")
+        try:
+            found = sweep(run, tasks, store=path, engine=engine, scheduler=scheduler or None, n_jobs=None if scheduler else jobs)
+            yield Progress(f"training, 0 of {len(tasks)} runs")
+            for record in found:
+                records.append(record)
+                yield Progress(f"training, {len(records)} of {len(tasks)} runs", len(records) / len(tasks))
+        except (ValueError, OSError, ImportError) as error:  # jobs that raise are an ExceptionGroup, and a fault of the claim
+            raise UsageError(str(error)) from error
+    records.sort(key=lambda record: identity(record["parameters"]))
+
+
+def identity(parameters: Mapping[str, Any]) -> str:
+    """The same text for the same parameters, in whichever order they stand."""
+    return repr(sorted(parameters.items()))
+
+
+def classified(data: str, load: Callable[[], images.ImageSet]) -> images.ImageSet:
+    """What `load` reads of `data`; a `UsageError` where it cannot, and where there is nothing to tell apart."""
+    try:
+        loaded = load()
+    except (ValueError, OSError) as error:
+        raise UsageError(f"data: {error}") from error
+    if len(loaded.classes) < 2:
+        raise UsageError(f"data: expected at least two classes, {data} has only {loaded.classes[0]!r}")
+    return loaded
