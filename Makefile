@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The small matrix products of this project lose time to many threads; two workers with one thread each fill two cores.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: verify test lint bench clean
+.PHONY: verify test lint bench docs redteam clean
 
 verify: .venv/ready
 	$(BIN)/python -m verification.theorem410 --depth 4
@@ -20,6 +20,14 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+
+redteam: .venv/ready
+	LINCONV_REDTEAM=10000 $(TEST_ENV) $(BIN)/python -m pytest -n 2 -q tests/test_true_claims.py
+
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(TEST_ENV) $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "build/docs/index.html"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linconv needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 
-NAMES = ["blocks", "prox", "ridge", "depth_two", "portfolio", "branch", "restricted", "enclosures", "profiles", "sensitivity", "growth"]
+NAMES = "blocks prox ridge depth_two portfolio branch restricted enclosures profiles sensitivity deformation growth".split()
 
 
 def main(names: list[str]) -> int:

@@ -294,12 +294,13 @@ def module_level(*, offset: Annotated[float, Interval(ge=0, le=1)] = 0.5, net: t
     yield CAUGHT
 
 
-def test_a_library_argument_is_replayed_in_process() -> None:
+def test_a_library_argument_is_replayed_in_a_fresh_process() -> None:
     found = check(module_level, net=torch.ones(2))
     assert found.verdict == "REFUTED"
-    assert "replayed in this process" in found.reason
+    assert "replayed in a fresh process" in found.reason
     assert found.witness == {"offset": 0.5, "net": found.parameters["net"]}
-    assert to_json(found)["witness"] == {"offset": 0.5, "net": "<Tensor>"}
+    assert to_json(found)["parameters"] == {"offset": 0.5, "net": "<Tensor>"}
+    assert to_json(found)["witness"] == {"offset": 0.5, "net": {"dtype": "float32", "shape": [2], "entries": [1.0, 1.0]}}
 
 
 def seeded(*, seed: Annotated[int, Ge(0)] = 7) -> Iterator[Check]:

@@ -27,6 +27,12 @@ ORDERS = [
     [{"spectra"}, {"gradient_spectra"}, {"sensitivity"}],
     [{"sgd"}, {"gradient_spectra"}],
     [{"network"}, {"checkpoints"}, {"sgd"}, {"classifiers"}],
+    [{"network"}, {"torch_import"}, {"hypotheses"}],
+    [{"sgd", "interpolation"}, {"activations", "deformation"}, {"responses"}, {"stability"}],
+    [{"spectrum"}, {"spectra"}, {"linear_stability"}, {"stationary_fields"}],
+    [{"deformation"}, {"pooling"}, {"pooling_stability"}, {"pooling_noise"}],
+    [{"network"}, {"models"}, {"filter_energies"}],
+    [{"deformation"}, {"kernels", "dual_maxima"}, {"minimal_variation", "shallow"}, {"sphere"}],
     [
         {"network"},
         {"spectrum"},
@@ -43,6 +49,7 @@ ALONE = {
     "images": EVERYONE_MAY_IMPORT,
     "claims": EVERYONE_MAY_IMPORT,
     "statistics": EVERYONE_MAY_IMPORT,
+    "report": set(),
 }
 NOBODY_IMPORTS = {"strategies", "verification", "tests", "benchmarks"}
 # The only imports against an arrow, each inside a function.

@@ -7,8 +7,10 @@ import torch
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
+from linconv import strategies
 from linconv.network import LinearCNN
-from linconv.strategies import grids, images, linear_cnns, predictors
+from linconv.spectrum import FrequencyBlocks
+from linconv.strategies import blocks, displacements, grids, images, linear_cnns, patches, predictors, spectral_images
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 
@@ -69,10 +71,97 @@ def test_failing_examples_shrink_to_small_integers():
     assert find(grids(), lambda grid: math.prod(grid) >= 8) in {(8,), (1, 8), (2, 4), (7, 2)}
 
 
+@given(net=strategies.linear_cnns(max_depth=3), data=st.data())
+def test_strategies_admit_what_they_yield(net, data):
+    """…and what is smaller in the same place, but nothing outside their bounds."""
+    own = linear_cnns(max_depth=3)
+    assert own.admits(net, net)
+    assert not own.admits(LinearCNN.from_weights([w.detach().float() for w in net.weights], net.grid), net)
+    beta = data.draw(predictors(max_outputs=2))
+    judge = predictors(max_outputs=2).admits
+    assert judge(beta, beta)
+    assert judge(beta[:1], beta)
+    assert not judge(torch.cat([beta] * 3), beta)
+    assert not judge(beta.to(torch.float32), beta)
+    assert not judge(beta / 0, beta)
+    fixed = predictors(grid=st.sampled_from([(2, 2), (3, 3)])).admits
+    square = torch.ones(1, 1, 3, 3)
+    assert fixed(2 * square, square)
+    assert not fixed(square[..., :2, :2], square)  # of that strategy too, but nothing says so
+    assert images(channels=1).admits(square, square)
+    assert not images(channels=2).admits(square, square)
+    assert grids(max_side=3).admits((3, 3), (1,))
+    assert not grids(max_side=3).admits((4,), (1,))
+
+
+@given(blocks(outputs=3, channels=2, rank=1, grid=grids(max_sites=9)))
+def test_blocks_of_given_rank(drawn):
+    values = drawn.singular_values()
+    assert bool((values[..., 1] <= 1e-12 * (1 + values.max())).all())
+    assert drawn.predictor().shape[:2] == (3, 2)
+
+
+@given(st.data(), grids(max_sites=9))
+def test_blocks_of_given_singular_values(data, grid):
+    drawn = data.draw(blocks(outputs=2, channels=3, singular_values=[3.0, 0.5], grid=grid))
+    expected = torch.tensor([3.0, 0.5], dtype=torch.float64).expand(*grid, 2)
+    assert torch.allclose(drawn.singular_values(), expected, rtol=0, atol=1e-13)
+    again = FrequencyBlocks.from_predictor(drawn.predictor())  # the map, and so that it is real
+    assert torch.allclose(again.values, drawn.values, rtol=0, atol=1e-13)
+
+
+@given(st.data(), grids(max_sites=12))
+def test_images_of_given_spectrum(data, grid):
+    power = torch.fft.fftn(torch.ones(2, *grid, dtype=torch.float64).cumsum(-1), dim=tuple(range(1, len(grid) + 1))).abs().square()
+    power = (power + power.flatten(1)[:, spectral_mirror(grid)].reshape(power.shape)) / 2
+    x = data.draw(spectral_images(power))
+    found = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)), norm="ortho").abs().square()
+    assert torch.allclose(found, power.expand_as(found), rtol=1e-10, atol=1e-12 * float(power.max()))
+
+
+def spectral_mirror(grid):
+    places = torch.arange(math.prod(grid)).reshape(grid)
+    for dim in range(len(grid)):
+        places = places.flip(dim).roll(1, dim)
+    return places.flatten()
+
+
+@given(st.data())
+def test_patches_and_displacements(data):
+    x = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
+    patch = data.draw(patches(x, 2))
+    windows = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    assert any(torch.equal(patch, window) for window in windows)
+    field = data.draw(displacements((4, 6), cutoff=2, max_pixels=0.5))
+    assert field.shape == (2, 4, 6)
+    assert field.abs().max() <= 0.5 * (1 + 1e-15)
+    assert field[:, 0].abs().max() < 1e-14
+    assert field[:, :, -1].abs().max() < 1e-14
+
+
+def test_constrained_strategies_reach_and_shrink():
+    once = settings(max_examples=500, database=None)
+    assert find(blocks(outputs=2, channels=2, rank=1, grid=(2,)), lambda b: b.values.abs().max() > 0, settings=once).values.abs().max() <= 4
+    assert find(patches(torch.arange(6.0).reshape(1, 1, 6), 1), lambda p: p.sum() > 2, settings=once).tolist() == [[3.0]]
+    field = find(displacements((3, 3), cutoff=2), lambda f: f.abs().max() > 0.4, settings=once)
+    assert int((field.flatten(1).norm(dim=1) > 0).sum()) == 1
+    assert len(find(spectral_images(torch.ones(1, 3)), lambda x: len(x) == 2, settings=once)) == 2
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: blocks(outputs=2, channels=2), ValueError, "rank: give it or singular_values"),
+        (lambda: blocks(outputs=2, channels=2, rank=3), ValueError, "rank: expected at most .* 2, got 3"),
+        (lambda: blocks(outputs=2, channels=2, singular_values=[1.0]), ValueError, "singular_values: expected 2 finite"),
+        (lambda: blocks(outputs=1, channels=1, singular_values=[-1.0]), ValueError, "singular_values: .* ≥ 0"),
+        (lambda: blocks(outputs=1, channels=1, singular_values=torch.ones(3, 1), grid=(4,)), ValueError, "each frequency of the grid"),
+        (lambda: blocks(outputs=1, channels=1, singular_values=torch.arange(3.0)[:, None], grid=(3,)), ValueError, "the same at u and −u"),
+        (lambda: spectral_images(-torch.ones(1, 3)), ValueError, "power: expected numbers ≥ 0"),
+        (lambda: spectral_images(torch.arange(3.0)[None]), ValueError, "power: .* equal at u and −u"),
+        (lambda: patches(torch.ones(1, 1, 3), 4), ValueError, "kernel_size: expected at most 3"),
+        (lambda: displacements((3,)), ValueError, r"grid: expected \(H, W\)"),
         (lambda: grids(max_side=0), ValueError, "max_side: .*0"),
         (lambda: grids(max_sites=2.5), TypeError, r"max_sites: .*2\.5"),
         (lambda: grids(min_dims=3, max_dims=2), ValueError, "max_dims: .*min_dims=3"),

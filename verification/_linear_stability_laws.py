@@ -106,8 +106,8 @@ def order_checks(draws: int, generator: torch.Generator, points: list[tuple[floa
 
 
 def signed(found: Ratio, sign: int) -> Interval:
-    ends = sorted((sign * float(found.interval.low), sign * float(found.interval.high)))
-    return Interval(sign * found.value, *ends, found.interval.level)
+    low, high = sorted((sign * float(found.interval.low), sign * float(found.interval.high)))
+    return Interval(sign * found.value, low, high, found.interval.level)
 
 
 def crossing_checks(found: Map) -> Iterator[Check | Note]:

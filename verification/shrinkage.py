@@ -4,7 +4,7 @@ Let the images have the second moment $s_u I$ at frequency u and none between fr
 predictor have the singular values $m_{ui}$ in its unnormalised block at u.  The minimum of
 $\frac1{2N} \sum_n \|f(x_n) - y_n\|^2 + \lambda \sum_l \|w^l\|^2$ over linear CNNs of depth L keeps all singular vectors, and each m becomes
 
-$$t = \arg\min_{t \ge 0}\ \tfrac12 (t - m)^2 + \frac{\lambda L}{s_u}\, t^{2/L} :\qquad
+$$t = \operatorname{argmin}_{t \ge 0}\ \tfrac12 (t - m)^2 + \frac{\lambda L}{s_u}\, t^{2/L} :\qquad
 \frac{s_u}{s_u + 2\lambda}\, m \ (L = 1), \qquad \Big(m - \frac{2\lambda}{s_u}\Big)_+ \ (L = 2),$$
 
 and for L ≥ 3 zero or the larger root of $t + \frac{2\lambda}{s_u} t^{2/L-1} = m$.  It survives exactly below its critical decay

@@ -21,9 +21,10 @@ from linconv.claims.checks import (
 )
 from linconv.claims.command import main
 from linconv.claims.comparisons import agree, at_most, attains
+from linconv.claims.enclosed import proved_at_most
 from linconv.claims.intervals import exceeds
 from linconv.claims.rates import rate
-from linconv.claims.runner import check
+from linconv.claims.runner import check, falsify
 from linconv.claims.verdict import Verdict
 
 __all__ = [
@@ -40,10 +41,12 @@ __all__ = [
     "check",
     "control",
     "exceeds",
+    "falsify",
     "inconclusive",
     "main",
     "not_applicable",
     "predicted_failure",
     "proved",
+    "proved_at_most",
     "rate",
 ]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from torch import Tensor
+
 from linconv.claims.measure import Number
 
 Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "not applicable", "invalid"]
@@ -27,6 +29,10 @@ class UsageError(ValueError):
     """Raised by a claim for a parameter that only it can judge (a missing data folder): exit code 2 and one line."""
 
 
+class DrawingError(ValueError):
+    """A claim's strategy yields nothing, or raises."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The result of one comparison.
@@ -34,7 +40,8 @@ class Check:
     `error` is relative to the scale that `reason` states and is compared with `tolerance`; it is signed for bounds (negative:
     slack). `note` says why an outcome other than pass or fail came about. `vacuous` marks zero compared with zero, or nothing
     with nothing. `side` is the word for what the observation is compared with.
-    `variants` makes wrong versions of the check, and `confirm` the same check on its witness's path.
+    `variants` makes wrong versions of the check, `confirm` the same check on its witness's path, and `ascent`, where a side is
+    a tensor that requires a gradient, the error as a tensor that has one: counterexamples are sought uphill.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Check:
     side: str = "predicted"
     confirm: "Callable[[], Check] | None" = field(default=None, repr=False, compare=False)
     variants: "Callable[[], Iterator[Check]] | None" = field(default=None, repr=False, compare=False)
+    ascent: Callable[[], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def violation(self) -> float:
@@ -112,7 +120,7 @@ def predicted_failure(name: str, check: Check) -> Check:
     flipped: dict[Outcome, Outcome] = {"fail": "pass", "pass": "fail"}
     outcome = flipped.get(_a_check(check).outcome, check.outcome)
     note = check.note or ("differs, as predicted" if outcome == "pass" else "agrees, and was predicted to differ")
-    return replace(check, name=name, outcome=outcome, note=note, variants=None, confirm=None, vacuous=False)
+    return replace(check, name=name, outcome=outcome, note=note, variants=None, confirm=None, ascent=None, vacuous=False)
 
 
 def automatic(name: str, check: Check) -> Check:

@@ -1,29 +1,34 @@
 """The command line of a claim, made from its signature."""
 
 import inspect
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from linconv.claims.checks import UsageError
-from linconv.claims.domains import Parameter, validated
-from linconv.claims.output import Terminal, to_json, writable, write_json
-from linconv.claims.runner import decide
-from linconv.claims.subject import Claim, Subject, subject_of, versions
+from linconv.claims.budgets import read_budget
+from linconv.claims.checks import DrawingError, UsageError
+from linconv.claims.domains import Parameter
+from linconv.claims.output import Terminal, to_json, writable, write_json, write_text
+from linconv.claims.runner import arguments_of, checked_seed, decide
+from linconv.claims.subject import Claim, Subject, flags_of, subject_of, versions
 from linconv.claims.verdict import EXIT_CODES, USAGE_ERROR, Verdict
 
 EXITS = "Exit codes: 0 HOLDS, 1 REFUTED, 2 usage error, 3 INCONCLUSIVE, 4 NOT APPLICABLE, 5 INVALID (the check itself is broken)."
 JSON_HELP = "Write the verdict, its checks and controls to this file."
 PLOT_HELP = "Save the claim's figures in this folder, as PDF and PNG."
+FALSIFY_HELP = "Seek a counterexample over all parameters that are not given: 50 examples, or 50s seconds."
+SEED_HELP = "Seed of what is drawn, and of the search."
 
 
 def main(claim: Claim, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a claim as a command, with a flag for each of its parameters, and end the process with the exit code of its verdict.
 
-    `argv` is by default the command line of this process. Besides the claim's flags there are `--json FILE`, `--plot DIR` and
-    `--help`. A wrong flag or value ends with 2 and one line on standard error, before anything is written.
+    `argv` is by default the command line of this process. Besides the claim's flags there are `--json FILE`, `--plot DIR`,
+    `--falsify BUDGET`, `--seed` and `--help`. A refutation is also written as a program, beside the JSON as FILE's stem with
+    `.witness.py`. A wrong flag or value ends with 2 and one line on standard error, before anything is written.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -45,22 +50,33 @@ def _run(claim: Claim, tokens: list[str]) -> int:
     except Exception as error:
         return _unusable(claim, tokens, _line(error))
     try:
-        given, json_file, plot_folder = _parse(subject, tokens)
-        arguments = validated(subject.parameters, given)
+        given, outputs = _parse(subject, tokens)
+        budget = None if outputs["falsify"] is None else read_budget(outputs["falsify"])
+        arguments, seed = arguments_of(subject, given)
+        json_file, plot_folder = outputs["json"], outputs["plot"]
         _check_outputs(json_file, plot_folder)
     except _Helped:
         return 0
+    except DrawingError as error:
+        return _unusable(claim, tokens, _line(error))
     except (_Unusable, TypeError, ValueError) as error:
         return _complain(_line(error), USAGE_ERROR)
     terminal = Terminal(plot_folder)
-    terminal.header(subject, subject.command(arguments))
+    terminal.header(subject, subject.command(arguments, seed) if budget is None else _search_command(subject, given, outputs))
     try:
         with terminal.bar:
-            verdict = decide(subject, given, terminal.show)
+            if budget is None:
+                verdict = decide(subject, given, terminal.show)
+            else:
+                from linconv.claims.search import search  # it needs Hypothesis, which takes a while to import
+
+                verdict = search(subject, given, budget, outputs["seed"], terminal.show)
     except UsageError as error:
         return _complain(_line(error), USAGE_ERROR)
     if json_file is not None:
         write_json(to_json(verdict), json_file)
+        if verdict.snippet:
+            write_text(verdict.snippet, json_file.with_name(f"{json_file.stem}.witness.py"))
     terminal.verdict(verdict)
     return verdict.exit_code
 
@@ -73,8 +89,16 @@ class _Unusable(Exception):
     """The command line is wrong."""
 
 
-def _parse(subject: Subject, tokens: list[str]) -> tuple[dict[str, Any], Path | None, Path | None]:
-    """The claim's arguments as given, and the output paths."""
+def _search_command(subject: Subject, given: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    flags = [flag for name, value in given.items() if name in subject.parameters for flag in flags_of(subject.parameters[name], value)]
+    return shlex.join([*(subject.launcher or [subject.name]), *flags, f"--falsify={outputs['falsify']}"])
+
+
+def _parse(subject: Subject, tokens: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The claim's arguments as given, and the values of the flags that every claim has.
+
+    A seed stands among the arguments where the claim declares one or draws; it is the search's in any case.
+    """
     import cyclopts
 
     flags = {name: parameter for name, parameter in subject.parameters.items() if parameter.domain.is_flag}
@@ -88,7 +112,12 @@ def _parse(subject: Subject, tokens: list[str]) -> tuple[dict[str, Any], Path | 
     def command(**arguments: Any) -> dict[str, Any]:
         return arguments
 
-    signature = [_signature(flags[name]) for name in flags] + [_output("json", JSON_HELP), _output("plot", PLOT_HELP)]
+    signature = [_signature(flags[name]) for name in flags] + [
+        _output("json", JSON_HELP),
+        _output("plot", PLOT_HELP),
+        _output("falsify", FALSIFY_HELP, str),
+    ]
+    signature += [] if "seed" in flags else [_output("seed", SEED_HELP, int)]
     command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]  # the way Python lets a signature be set
     command.__annotations__ = {entry.name: entry.annotation for entry in signature}
     app["--help"].group = "Parameters"
@@ -101,7 +130,11 @@ def _parse(subject: Subject, tokens: list[str]) -> tuple[dict[str, Any], Path | 
         chosen(*bound.args, **bound.kwargs)
         raise _Helped
     given = dict(bound.arguments)
-    return given, given.pop("json", None), given.pop("plot", None)
+    outputs = {name: given.pop(name, None) for name in ("json", "plot", "falsify")} | {"seed": checked_seed(given.get("seed", 0))}
+    draws = any(parameter.domain.strategy is not None for parameter in subject.parameters.values())
+    if "seed" not in flags and not draws:
+        given.pop("seed", None)
+    return given, outputs
 
 
 def _signature(parameter: Parameter) -> inspect.Parameter:
@@ -130,11 +163,11 @@ def _signature(parameter: Parameter) -> inspect.Parameter:
     )
 
 
-def _output(name: str, text: str) -> inspect.Parameter:
+def _output(name: str, text: str, kind: type = Path) -> inspect.Parameter:
     import cyclopts
 
     settings = cyclopts.Parameter(help=text, show_default=False)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, settings])
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, settings])
 
 
 def _check_outputs(json_file: Path | None, plot_folder: Path | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from linconv.claims.checks import Check, Scope, Witness, automatic, broken
+from linconv.claims.gradients import signed_error
 from linconv.claims.measure import Array, Number, Values, as_values, distance, excess, permuted, relative, rounding, summary
 
 DETECTABLE = 1e-3
@@ -47,6 +48,7 @@ def agree(
     allowed, why, loosened = _tolerance(left, right, size, tolerance, reason)
     base = Check(name, "invalid", summary(left), summary(right), math.nan, allowed, why, required=required, scope=scope)
     base = replace(base, draws=_positive(draws, "draws"), p_value=p_value, loosened=loosened)
+    base = replace(base, ascent=signed_error(observed, predicted, scale, two_sided=True))
     if left.array.shape != right.array.shape:
         return broken(base, f"shapes differ: observed {left.array.shape}, predicted {right.array.shape}")
     base = replace(base, variants=lambda: _wrong_predictions(again, observed, right))
@@ -87,6 +89,7 @@ def at_most(
     allowed, why, loosened = _tolerance(left, right, size, tolerance, reason)
     base = Check(name, "invalid", summary(left), summary(right), math.nan, allowed, why, required=required, scope=scope)
     base = replace(base, draws=_positive(draws, "draws"), p_value=p_value, loosened=loosened, side="bound")
+    base = replace(base, ascent=signed_error(observed, bound, scale))
     if right.array.ndim and left.array.shape != right.array.shape:
         return broken(base, f"shapes differ: observed {left.array.shape}, bound {right.array.shape}")
     base = replace(base, variants=lambda: _wrong_bounds(again, observed, left, right))
@@ -155,7 +158,7 @@ def attains(
     )
     if witness is not None:
         base = replace(base, confirm=lambda: again(witness()))
-    base = replace(base, variants=lambda: iter([raised()]))
+    base = replace(base, variants=lambda: iter([raised()]), ascent=signed_error(minimum if lower is None else lower, observed, minimum))
     if math.isnan(above) or math.isnan(below):
         return replace(base, outcome="inconclusive", note="NaN")
     if -width > exactness:
@@ -185,7 +188,8 @@ def _tolerance(left: Values, right: Values, size: int | None, tolerance: Number 
     rounded, formula = rounding(left, right, None if size is None else _positive(size, "size"))
     if tolerance is None:
         return rounded, formula if reason is None else f"{reason} ({formula})", False
-    return checked_tolerance(tolerance), reason or "stated by the claim, without a reason", tolerance > rounded
+    stated = float(checked_tolerance(tolerance))  # a NumPy scalar would make a NumPy truth value
+    return stated, reason or "stated by the claim, without a reason", stated > rounded
 
 
 def _judge(check: Check, gaps: Array, left: Values, right: Values, scale: object) -> Check:

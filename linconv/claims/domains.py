@@ -3,12 +3,15 @@
 `Annotated[int, Interval(ge=1, le=8), "number of layers"]` gives the flag `--depth`, the check of its value at the command line
 and in library calls, and the help line. Types: `int`, `float`, `bool`, `str`, `Path`, `Literal`, `tuple` of these, each with
 `| None`. Domains: the bounds, `MultipleOf` and `Len` of annotated-types, on a tuple's items too. Numbers need a domain. A
-parameter of any other type (a tensor, a network) is an argument of the library call and never a flag.
+parameter of any other type (a tensor, a network) is an argument of the library call and never a flag. With a Hypothesis strategy,
+`Annotated[LinearCNN, strategies.linear_cnns()]`, it is drawn where it is not given, and counterexamples are sought in it; a
+`Predicate` of annotated-types is a hypothesis on it, and one that is not met a `ValueError`.
 """
 
 import inspect
 import math
 import operator
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +35,10 @@ class DomainError(TypeError):
 
 @dataclass(frozen=True)
 class Domain:
-    """A type with its constraints. `kind` is int, float, bool, str, Path, "choice", "tuple", or None for a library argument."""
+    """A type with its constraints. `kind` is int, float, bool, str, Path, "choice", "tuple", or None for a library argument,
+
+    which may have a `strategy` to draw it with.
+    """
 
     kind: Any
     hint: Any
@@ -41,6 +47,7 @@ class Domain:
     items: tuple["Domain", ...] = ()
     variadic: bool = False
     optional: bool = False
+    strategy: Any = None
 
     @property
     def is_flag(self) -> bool:
@@ -71,10 +78,18 @@ class Domain:
         if self.kind == "tuple":
             return self._read_tuple(value, name)
         read = self._convert(value, name)
-        for rule in self.constraints:
+        for rule in () if self.kind is None else self.constraints:  # those of a library argument are read already
             if not _holds(rule, read):
                 raise ValueError(f"{name} must be {self.describe()}, got {value!r}; choose a value in that range")
         return read
+
+    def holds(self, value: object) -> bool:
+        """Whether the value lies in the domain."""
+        try:
+            self.read(value, "")
+        except (TypeError, ValueError):
+            return False
+        return True
 
     def parse(self, texts: Sequence[str]) -> Any:
         """Command-line tokens as a value, to be checked by `read`. `ValueError` where they are no such thing; nothing is rounded."""
@@ -94,7 +109,7 @@ class Domain:
     def _convert(self, value: object, name: str) -> Any:
         wrong = TypeError(f"{name} must be {self.describe()}, got {value!r} ({type(value).__name__}); pass it in that type")
         if self.kind is None:
-            return _library_argument(self.hint, value, wrong)
+            return _library_argument(self, value, name, wrong)
         if self.kind is Path and isinstance(value, str):
             return Path(value)
         if self.kind in (bool, str, Path):
@@ -164,7 +179,7 @@ def validated(parameters: Mapping[str, Parameter], given: Mapping[str, object]) 
 def _parameter(name: str, given: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
     if given.kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
         raise DomainError(f"parameter {name} of the claim cannot be passed by name; write def claim(*, {name.strip('*')}: {EXAMPLE} = …)")
-    if name in ("json", "plot", "help"):
+    if name in ("json", "plot", "falsify", "help"):
         raise DomainError(f"parameter {name} of the claim has the name of an output flag; call it otherwise")
     if name not in hints:
         raise DomainError(f"parameter {name} of the claim has no annotation; write {name}: {EXAMPLE}")
@@ -200,6 +215,9 @@ def _domain(hint: Any) -> Domain:
             rules = found.constraints + _constraints(metadata)
             return Domain(found.kind, hint, rules, found.choices, found.items, found.variadic, optional=True)
         return Domain(None, hint)
+    drawn = _drawn(hint, metadata)
+    if drawn.strategy is not None:
+        return drawn
     if get_origin(hint) is Literal:
         return Domain("choice", hint, choices=arguments)
     if get_origin(hint) is tuple:
@@ -207,7 +225,17 @@ def _domain(hint: Any) -> Domain:
         items = tuple(_domain(argument) for argument in (arguments[:1] if variadic else arguments))
         return Domain("tuple", hint, _constraints(metadata), items=items, variadic=variadic)
     kind = hint if hint in (int, float, bool, str, Path) else None
+    if kind is None:
+        return drawn
     return Domain(kind, hint, _constraints(metadata) if kind in (int, float) else ())
+
+
+def _drawn(hint: Any, metadata: list[Any]) -> Domain:
+    """A library argument, with its strategy and its predicates; only where Hypothesis is imported can there be a strategy."""
+    hypothesis = sys.modules.get("hypothesis.strategies")
+    strategies = [entry for entry in metadata if hypothesis is not None and isinstance(entry, hypothesis.SearchStrategy)]
+    predicates = tuple(entry for entry in metadata if isinstance(entry, annotated_types.Predicate))
+    return Domain(None, hint, predicates, strategy=strategies[-1] if strategies else None)
 
 
 def _constraints(metadata: list[Any]) -> tuple[Any, ...]:
@@ -240,6 +268,8 @@ def _phrase(rule: Any) -> str:
     for kind, attribute, symbol, _ in RELATIONS:
         if isinstance(rule, kind):
             return f"{symbol} {getattr(rule, attribute)}"
+    if isinstance(rule, annotated_types.Predicate):
+        return f"with {rule}"
     if isinstance(rule, annotated_types.MinLen):
         return f"at least {rule.min_length} entries"
     if isinstance(rule, annotated_types.MaxLen):
@@ -258,8 +288,12 @@ def _holds(rule: Any, value: Any) -> bool:
     return bool(value % rule.multiple_of == 0)
 
 
-def _library_argument(hint: Any, value: object, wrong: TypeError) -> object:
+def _library_argument(domain: Domain, value: object, name: str, wrong: TypeError) -> object:
+    hint = domain.hint
     classes = tuple(part for part in (get_args(hint) or (hint,)) if isinstance(part, type))
     if classes and get_origin(hint) in (None, Union, types.UnionType) and not isinstance(value, classes):
         raise wrong
+    for rule in domain.constraints:
+        if not rule.func(value):
+            raise ValueError(f"{name} does not meet the claim's hypothesis {rule}; pass one that does")
     return value

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from linconv.claims.arguments import tensors_of, written
 from linconv.claims.checks import Check, Figure, Note
 from linconv.claims.checks import Progress as Step
 from linconv.claims.subject import Subject
@@ -22,6 +23,7 @@ STYLES: dict[Status, str] = {"HOLDS": "bold green", "REFUTED": "bold red", "INVA
 BY_A_HAIR = 10
 DPI = 200
 LISTED = 6
+IN_PYTHON = "linconv.claims.check("
 
 
 class PipeConsole(Console):
@@ -82,7 +84,7 @@ class Terminal:
         self.console.print(line.append(f"  {verdict.scope or reason}"))
         if reproduce:
             self.console.print(Text("reproduce with:"))
-            self.console.print(Text(command), soft_wrap=True)
+            self.console.print(Text(verdict.snippet if command.startswith(IN_PYTHON) else command), soft_wrap=True)
         if verdict.scope:
             self.console.print(Text(verdict.reason))
         self.console.print(Text(f"{verdict.seconds:.1f} s, exit code {verdict.exit_code}", style="dim"))
@@ -143,8 +145,20 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     document["checks"] = [_check(check) for check in verdict.checks]
     document["controls"] = [_controlled(check) for check in verdict.controls]
     document |= {name: getattr(verdict, name) for name in ("verdict", "scope", "reason", "witness", "null_model", "seconds")}
+    if verdict.witness is not None:
+        document["witness"] = {name: _written(value) for name, value in verdict.witness.items()}
     strict: dict[str, Any] = _strict(document)
     return strict
+
+
+def _written(value: Any) -> Any:
+    """A witness is written in full where it can be: tensors with all their entries."""
+    if isinstance(value, Path) or not tensors_of(value):
+        return value
+    try:
+        return written(value)
+    except TypeError:
+        return value
 
 
 def _check(check: Check) -> dict[str, Any]:
@@ -178,7 +192,11 @@ def _strict(value: Any) -> Any:
 
 def write_json(document: Any, path: Path) -> None:
     """Write strict JSON so that a reader finds the old file or the new one, never a part."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all."""
     _atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 

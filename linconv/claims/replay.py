@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linconv.claims.arguments import read, written
 from linconv.claims.domains import validated
 from linconv.claims.subject import Subject, load, subject_of
 
@@ -18,8 +19,13 @@ CHILD = "from linconv.claims.replay import child; child()"
 
 def replayable(subject: Subject, arguments: Mapping[str, Any]) -> bool:
     """Whether a fresh process finds the function, and all its arguments can be written down."""
-    plain = all(subject.parameters[name].domain.is_flag or value is None for name, value in arguments.items())
-    return plain and bool(subject.module or subject.file)
+    if not (subject.module or subject.file):
+        return False
+    try:
+        json.dumps([written(value) for value in arguments.values()])
+    except TypeError:
+        return False
+    return True
 
 
 def replay(subject: Subject, arguments: Mapping[str, Any]) -> dict[str, str] | None:
@@ -27,8 +33,7 @@ def replay(subject: Subject, arguments: Mapping[str, Any]) -> dict[str, str] | N
 
     The process has the module search path, the environment and the directory of this one.
     """
-    flags = {name: value for name, value in arguments.items() if subject.parameters[name].domain.is_flag}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    plain = {name: written(value) for name, value in arguments.items()}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         where = {"module": subject.module, "file": subject.file, "function": subject.claim.__qualname__}
@@ -48,5 +53,5 @@ def child() -> None:
 
     request = json.loads(sys.stdin.read())
     subject = subject_of(getattr(load(request["module"], request["file"]), request["function"]))
-    run = execute(subject, validated(subject.parameters, request["arguments"]))
+    run = execute(subject, validated(subject.parameters, {name: read(value) for name, value in request["arguments"].items()}))
     Path(request["answer"]).write_text(json.dumps({check.name: check.outcome for check in run.checks}), encoding="utf-8")

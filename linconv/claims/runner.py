@@ -1,7 +1,6 @@
 """Running a claim: collect its checks, confirm a failure, and say what it amounts to."""
 
 import importlib
-import math
 import os
 import time
 import traceback
@@ -9,29 +8,31 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from linconv.claims.arguments import changed, snapshot
+from linconv.claims.budgets import read_budget
 from linconv.claims.checks import Check, Figure, NotApplicable, Note, Progress, UsageError, not_applicable
 from linconv.claims.domains import validated
+from linconv.claims.precision import CONDITIONING, NOT_REACHED, precision_ladder
 from linconv.claims.replay import REPLAYING, replay, replayable
+from linconv.claims.snippets import snippet
 from linconv.claims.subject import Claim, Subject, subject_of, versions
 from linconv.claims.verdict import NO_CONTROL, REPRODUCE, Status, Verdict, judge, null_model, scope_of
 
 Event: TypeAlias = Check | Figure | Note | Progress
 Listener: TypeAlias = Callable[[Event], None]
 
-# The rounding units of float32 and float64 differ by 2²⁹. An error that is rounding shrinks by about that, one that is not by
-# nothing; the line is drawn half-way between on a logarithmic scale.
-SHRINKAGE = 2.0**14.5
 TRACEBACK_FRAMES = 3
-CONDITIONING, NOT_REACHED = "conditioning, not falsehood: the error is", "undecided: the check was not reached in"
+DRAWN_SEED = 0
 
 
 @dataclass
 class Run:
-    """What one pass through a claim's body gave. `raised` is what ended it early, if anything did."""
+    """What one pass through a claim's body gave. `raised` is what ended it early, `mutated` an argument that it changed, if any did."""
 
     checks: list[Check] = field(default_factory=list)
     controls: list[Check] = field(default_factory=list)
     raised: BaseException | None = None
+    mutated: str = ""
     automatic: bool = False
     names: set[str] = field(default_factory=set)
     notes: list[Note] = field(default_factory=list)
@@ -53,6 +54,43 @@ def check(claim: Claim | str, /, **parameters: object) -> Verdict:
     return decide(subject_of(_named(claim) if isinstance(claim, str) else claim), parameters)
 
 
+def falsify(claim: Claim | str, /, *, budget: int | str, seed: int = 0, **fixed: object) -> Verdict:
+    """Seek a counterexample to a claim over the domains of its parameters, and return the verdict.
+
+    `claim` is as in `check`.  `budget` is a number of examples, `50`, or of seconds, `"50s"`; shrinking and confirming what is found
+    are outside it.  `seed` determines the search, a budget of seconds aside.  `fixed` holds parameters that are not searched.
+
+    Searched are the flags with numbers, truth values or choices, and the parameters with a strategy.  In turn: structured instances;
+    uphill, along the gradient of the checks' errors in tensors and networks and by compass search in numbers; Hypothesis with
+    `target()`; independent draws.  REFUTED has the smallest instance found in `witness` and a program that repeats it in `snippet`.
+    HOLDS says how many independent draws there were and how often the claim can still fail.  A claim that raises, changes its
+    arguments or tests nothing is INVALID, one whose checks were undecided somewhere INCONCLUSIVE, and so is an interrupted search.
+
+    `ValueError` or `TypeError` for a budget, seed or parameter that is none; `ImportError` as in `check`.
+
+    >>> from collections.abc import Iterator
+    >>> from typing import Annotated
+    >>> from annotated_types import Interval
+    >>> from linconv.claims import Check, agree
+    >>> def claim(*, n: Annotated[int, Interval(ge=1, le=99)] = 1) -> Iterator[Check]:
+    ...     number = n * n + n + 41
+    ...     yield agree("number of divisors of n² + n + 41", sum(number % k == 0 for k in range(1, number + 1)), 2)
+    >>> falsify(claim, budget=200).witness
+    {'n': 40}
+    """
+    if not isinstance(claim, str) and not callable(claim):
+        raise TypeError(f"claim: expected a function that yields checks or the name of one in verification, got {claim!r}")
+    from linconv.claims.search import search
+
+    return search(subject_of(_named(claim) if isinstance(claim, str) else claim), fixed, read_budget(budget), checked_seed(seed), ignore)
+
+
+def checked_seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer ≥ 0, got {seed!r}; choose a value in that range")
+    return seed
+
+
 def _named(name: str) -> Claim:
     try:
         importlib.import_module("verification")
@@ -71,30 +109,49 @@ def _named(name: str) -> Claim:
     return claim
 
 
-def _ignore(event: Event) -> None:
+def ignore(event: Event) -> None:
     """The listener of a library call: nothing is shown."""
 
 
-def decide(subject: Subject, parameters: Mapping[str, object], listen: Listener = _ignore) -> Verdict:
+def arguments_of(subject: Subject, parameters: Mapping[str, object]) -> tuple[dict[str, Any], int | None]:
+    """The arguments of a run, and the seed with which some of them were drawn; None where none was.
+
+    The seed is the claim's own, or where it declares none the one given beside its parameters.
+    """
+    given, declared = dict(parameters), subject.parameters.get("seed")
+    may_draw = any(parameter.domain.strategy is not None for parameter in subject.parameters.values())
+    if not may_draw:
+        return validated(subject.parameters, given), None
+    from linconv.claims.drawing import completed, is_missing
+
+    seed = given.get("seed", declared.default if declared is not None and declared.has_default else DRAWN_SEED)
+    seed = checked_seed(seed)
+    draws = any(is_missing(parameter, given) for parameter in subject.parameters.values())
+    if declared is None:
+        given.pop("seed", None)
+    return completed(subject, given, seed), seed if draws else None
+
+
+def decide(subject: Subject, parameters: Mapping[str, object], listen: Listener = ignore) -> Verdict:
     """The verdict of a claim on given parameters, each event passed to `listen` as it happens."""
-    arguments = validated(subject.parameters, parameters)
+    arguments, seed = arguments_of(subject, parameters)
     started = time.perf_counter()
     run = execute(subject, arguments, listen)
-    status, reason = _status(run)
+    status, reason = status_of(run)
     try:
         if reason == NO_CONTROL:
-            status, reason = _with_automatic_controls(run, listen)
+            status, reason = with_automatic_controls(run, listen)
         if status == "REFUTED" and REPLAYING not in os.environ:
             listen(Progress("confirming the failure"))
-            status, reason = _confirmed(subject, arguments, run, reason)
+            status, reason = confirmed(subject, arguments, run, reason, seed)
     except KeyboardInterrupt:
         status, reason = "INCONCLUSIVE", f"interrupted before it was confirmed: {reason}"
-    return _verdict(subject, arguments, run, status, reason, time.perf_counter() - started)
+    return verdict_of(subject, arguments, run, (status, reason), time.perf_counter() - started, seed)
 
 
-def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = _ignore) -> Run:
+def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = ignore) -> Run:
     """One pass through the claim's body. What it raises ends the run and is recorded, except a `UsageError` before any check."""
-    run = Run()
+    run, before = Run(), snapshot(arguments)
     try:
         produced = subject.claim(**arguments)
         if not isinstance(produced, Iterator):
@@ -113,6 +170,7 @@ def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = _
         run.raised = error
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         run.raised = error
+    run.mutated = changed(arguments, before)
     return run
 
 
@@ -134,22 +192,27 @@ def _recorded(run: Run, event: object) -> Event:
     return event
 
 
-def _status(run: Run) -> tuple[Status, str]:
+def status_of(run: Run) -> tuple[Status, str]:
     if isinstance(run.raised, KeyboardInterrupt):
         return "INCONCLUSIVE", "interrupted"
     if run.raised is not None:
-        return "INVALID", f"the claim's body raised {_one_line(run.raised)}"
+        return "INVALID", f"the claim's body raised {one_line(run.raised)}"
+    if run.mutated:
+        return (
+            "INVALID",
+            f"the claim changed its argument {run.mutated} in place; let it work on a copy, such as copy.deepcopy({run.mutated})",
+        )
     return judge(run.checks, run.controls)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
     return type(error).__name__ + (f": {text}" if text else "") + place
 
 
-def _with_automatic_controls(run: Run, listen: Listener) -> tuple[Status, str]:
+def with_automatic_controls(run: Run, listen: Listener) -> tuple[Status, str]:
     run.automatic = True
     for made in [check for check in run.checks if check.required and not check.vacuous]:
         for variant in made.variants() if made.variants else ():
@@ -157,9 +220,9 @@ def _with_automatic_controls(run: Run, listen: Listener) -> tuple[Status, str]:
     return judge(run.checks, run.controls)
 
 
-def _confirmed(subject: Subject, arguments: dict[str, Any], run: Run, reason: str) -> tuple[Status, str]:
+def confirmed(subject: Subject, arguments: dict[str, Any], run: Run, reason: str, seed: int | None = None) -> tuple[Status, str]:
     """REFUTED only if no better precision, no witness and no fresh process takes the failure back."""
-    ladder = _precision_ladder(subject, arguments, run.failing())
+    ladder = precision_ladder(subject, arguments, run.failing(), lambda other: _again(subject, other).checks)
     if ladder.startswith((CONDITIONING, NOT_REACHED)):
         return "INCONCLUSIVE", f"{reason}; {ladder}"
     fresh = replayable(subject, arguments)
@@ -171,12 +234,12 @@ def _confirmed(subject: Subject, arguments: dict[str, Any], run: Run, reason: st
     try:
         agreeing = [check.name for check in repeated if check.confirm is None or check.confirm().outcome == "fail"]
     except Exception as error:
-        return "INVALID", f"{reason}; but its witness raised {_one_line(error)}"
+        return "INVALID", f"{reason}; but its witness raised {one_line(error)}"
     if not agreeing:
         return "INVALID", f"{reason}; but the witness of the check does not fail: the fault is in what the claim observed"
     witnessed = any(check.confirm is not None and check.name in agreeing for check in repeated)
     steps = [ladder, f"replayed {where}", "confirmed by its independent witness" if witnessed else ""]
-    return "REFUTED", "; ".join([reason, *filter(None, steps)]) + REPRODUCE + subject.command(arguments)
+    return "REFUTED", "; ".join([reason, *filter(None, steps)]) + REPRODUCE + subject.command(arguments, seed)
 
 
 def _again(subject: Subject, arguments: dict[str, Any]) -> Run:
@@ -190,53 +253,35 @@ def _again(subject: Subject, arguments: dict[str, Any]) -> Run:
     return run
 
 
-def _precision_ladder(subject: Subject, arguments: dict[str, Any], failing: list[Check]) -> str:
-    """What the other precision says about the failures, in words; empty where the claim declares no `dtype`."""
-    declared = subject.parameters.get("dtype")
-    given = arguments.get("dtype")
-    if declared is None or not {"float32", "float64", given} <= set(declared.domain.choices) or given not in ("float32", "float64"):
-        return ""
-    other = "float64" if given == "float32" else "float32"
-    again = {check.name: check for check in _again(subject, arguments | {"dtype": other}).checks}
-    lasting = [check for check in failing if check.name in again and not _shrinks(check, again[check.name], other == "float64")]
-    if not lasting:
-        seen = [f"{again[check.name].error:.3g}" for check in failing if check.name in again]
-        return f"{CONDITIONING} {failing[0].error:.3g} in {given}, {seen[0]} in {other}" if seen else f"{NOT_REACHED} {other}"
-    return f"the error stays in {other} ({again[lasting[0].name].error:.3g})"
-
-
-def _shrinks(here: Check, there: Check, there_is_finer: bool) -> bool:
-    """Whether the error falls with the rounding unit. An error that cannot be compared counts as one that does."""
-    if there_is_finer and there.outcome != "fail":
-        return True
-    if here.error == there.error:
-        return False
-    coarse, fine = (here.error, there.error) if there_is_finer else (there.error, here.error)
-    if math.isnan(coarse) or math.isnan(fine):
-        return True
-    saturated = coarse >= 0.1 and coarse >= 100 * fine
-    return fine * SHRINKAGE <= coarse or saturated
-
-
-def _verdict(subject: Subject, arguments: dict[str, Any], run: Run, status: Status, reason: str, seconds: float) -> Verdict:
-    instance = subject.instance(arguments)
-    seed = arguments.get("seed")
+def verdict_of(
+    subject: Subject,
+    arguments: dict[str, Any],
+    run: Run,
+    ruling: tuple[Status, str],
+    seconds: float,
+    seed: int | None = None,
+    scope: str = "",
+) -> Verdict:
+    """The verdict of a run on which a ruling has been given; `seed` is that of drawn arguments, `scope` that of a search."""
+    status, reason = ruling
+    instance, recorded = subject.instance(arguments), arguments.get("seed", seed)
     return Verdict(
         claim=subject.name,
         statement=subject.statement,
         parameters=arguments,
         versions=versions(),
-        seed=seed if isinstance(seed, int) else None,
-        checks=tuple(replace(check, confirm=None, variants=None) for check in run.checks),
-        controls=tuple(replace(check, confirm=None, variants=None) for check in run.controls),
+        seed=recorded if isinstance(recorded, int) else None,
+        checks=tuple(replace(check, confirm=None, variants=None, ascent=None) for check in run.checks),
+        controls=tuple(replace(check, confirm=None, variants=None, ascent=None) for check in run.controls),
         verdict=status,
-        scope=scope_of(run.checks, instance, run.automatic, run.notes) if status == "HOLDS" else "",
+        scope=(scope or scope_of(run.checks, instance, run.automatic, run.notes)) if status == "HOLDS" else "",
         reason=reason,
         witness=dict(arguments) if status == "REFUTED" else None,
         null_model=null_model(run.checks),
         notes=tuple(run.notes),
         seconds=seconds,
-        command=subject.command(arguments),
+        command=subject.command(arguments, seed),
+        snippet=snippet(subject, arguments) if status == "REFUTED" else "",
         traceback=_brief(run.raised) if status == "INVALID" and run.raised is not None else "",
     )
 

@@ -11,10 +11,13 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from linconv.claims.arguments import source
 from linconv.claims.domains import Parameter, parameters_of
 
 Claim: TypeAlias = Callable[..., Any]
 Kind: TypeAlias = Literal["theorem", "empirical"]
+
+LONGEST_LINE = 600
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,20 @@ class Subject:
             return ["python", "-m", self.module]
         return ["python", self.file] if self.file else []
 
-    def command(self, arguments: Mapping[str, Any]) -> str:
-        """The line that reproduces a run with these arguments."""
-        if not self.launcher:
-            given = "".join(f", {name}={value!r}" for name, value in arguments.items())
-            return f"linconv.claims.check({self.claim.__qualname__}{given})"
+    def command(self, arguments: Mapping[str, Any], seed: int | None = None) -> str:
+        """The line that reproduces a run with these arguments: of the shell, or of Python where some are no flags.
+
+        `seed` says that those were drawn with it, so that the shell can do it again.
+        """
+        others = [name for name, value in arguments.items() if value is not None and not self.parameters[name].domain.is_flag]
+        if not self.launcher or (others and seed is None):
+            modules: set[str] = set()
+            given = "".join(f", {name}={source(value, modules)}" for name, value in arguments.items())
+            line = f"linconv.claims.check({self.claim.__qualname__}{given})"
+            return line if len(line) <= LONGEST_LINE else f"linconv.claims.check({self.claim.__qualname__}, …), written out in its snippet"
         flags = [flag for name, value in arguments.items() for flag in flags_of(self.parameters[name], value)]
-        return shlex.join([*self.launcher, *flags])
+        drawn = [f"--seed={seed}"] if seed is not None and "seed" not in self.parameters else []
+        return shlex.join([*self.launcher, *flags, *drawn])
 
     def instance(self, arguments: Mapping[str, Any]) -> str:
         """The arguments in one line, without those that are left out by default."""

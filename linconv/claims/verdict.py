@@ -20,8 +20,8 @@ class Verdict:
     """The outcome of one run of a claim.
 
     `verdict` is HOLDS, REFUTED, INCONCLUSIVE, NOT APPLICABLE or INVALID; `scope` says what HOLDS extends to, `reason` why it is
-    this verdict; `witness` holds the refuting parameters, `command` the line that reproduces the run, `traceback` the end of
-    the traceback where the claim's body raised.
+    this verdict; `witness` holds the refuting parameters, `command` the line that reproduces the run, `snippet` a program that repeats a
+    refutation, `traceback` the end of the traceback where the claim's body raised.
     """
 
     claim: str
@@ -39,6 +39,7 @@ class Verdict:
     notes: tuple[Note, ...] = ()
     seconds: float = 0.0
     command: str = field(default="", compare=False)
+    snippet: str = field(default="", repr=False, compare=False)
     traceback: str = field(default="", repr=False, compare=False)
 
     @property

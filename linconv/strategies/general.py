@@ -1,15 +1,17 @@
-"""Hypothesis strategies for grids, predictors, linear CNNs and images.
+"""Strategies of grids, predictors, linear CNNs and images, with any entries.
 
-Imported only on demand (`from linconv import strategies`), because it needs nothing but Hypothesis and imports it.  Every
-option is keyword-only.  Entries are small integers and short binary fractions, many of them equal, which finds degenerate
+Entries are small integers and short binary fractions, many of them equal, which finds degenerate
 cases (zeros, blocks of low rank), and half of the time normal numbers from a seed are added, which makes them generic; a
 failing example shrinks towards few entries, small integers and no seed.
+
+Each strategy has a function `admits(value, known)`: whether it can yield the value, given that it can yield the `known` one.  With it
+`linconv.falsify` may change the entries and the shape of what was drawn and stay inside the claim's domain.  `map` and `filter` lose it.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from linconv.validation import REAL_DTYPES, validate_grid, validate_size
 
 Grid = Sequence[int] | SearchStrategy[tuple[int, ...]]
 Dtype = torch.dtype | SearchStrategy[torch.dtype]
+T = TypeVar("T")
 Draw = Callable[..., Any]  # Hypothesis's own DrawFn cannot be checked at run time
 
 
@@ -41,7 +44,13 @@ def grids(*, min_dims: int = 1, max_dims: int = 3, max_side: int = 7, max_sites:
         validate_size(name, bound)
     if not min_dims <= max_dims <= 3:
         raise ValueError(f"max_dims: expected min_dims ≤ max_dims ≤ 3, got min_dims={min_dims}, max_dims={max_dims}")
-    return _grids(min_dims, max_dims, max_side, max_sites)
+
+    def admits(grid: object, known: object) -> bool:
+        return (
+            isinstance(grid, tuple) and min_dims <= len(grid) <= max_dims and _all_within(grid, max_side) and math.prod(grid) <= max_sites
+        )
+
+    return _admitting(_grids(min_dims, max_dims, max_side, max_sites), admits)
 
 
 @st.composite
@@ -65,7 +74,18 @@ def predictors(
     """
     validate_size("max_outputs", max_outputs)
     validate_size("max_channels", max_channels)
-    return _predictors(_grid(grid), max_outputs, max_channels, _dtype(dtype))
+    sites = grid_strategy(grid)
+
+    def admits(beta: object, known: object) -> bool:
+        small = (
+            isinstance(beta, Tensor)
+            and beta.ndim > 2
+            and _all_within(beta.shape[:1], max_outputs)
+            and _all_within(beta.shape[1:2], max_channels)
+        )
+        return small and _like(beta, known) and _admits_grid(sites, beta, known)
+
+    return _admitting(_predictors(sites, max_outputs, max_channels, _dtype(dtype)), admits)
 
 
 @st.composite
@@ -73,7 +93,7 @@ def _predictors(
     draw: Draw, grid: SearchStrategy[tuple[int, ...]], outputs: int, channels: int, dtype: SearchStrategy[torch.dtype]
 ) -> Tensor:
     shape = (draw(st.integers(1, outputs)), draw(st.integers(1, channels)), *draw(grid))
-    return draw(_tensors(shape, draw(dtype)))
+    return draw(tensors(shape, draw(dtype)))
 
 
 def linear_cnns(
@@ -91,7 +111,17 @@ def linear_cnns(
     """
     for name, bound in {"max_depth": max_depth, "max_channels": max_channels, "max_outputs": max_outputs}.items():
         validate_size(name, bound)
-    return _linear_cnns(_grid(grid), max_depth, max_channels, max_outputs, _dtype(dtype))
+    sites = grid_strategy(grid)
+
+    def admits(net: object, known: object) -> bool:
+        if not isinstance(net, LinearCNN) or not isinstance(known, LinearCNN) or net.depth > max_depth:
+            return False
+        widths = _all_within([w.shape[1] for w in net.weights], max_channels) and _all_within(net.weights[-1].shape[:1], max_outputs)
+        kernels = all(_all_within([k - n for k, n in zip(w.shape[2:], net.grid, strict=True)], 2, least=-math.inf) for w in net.weights)
+        alike = all(_like(w, known.weights[0]) for w in net.weights)
+        return widths and kernels and alike and _admits_grid(sites, net.weights[-1], known.weights[-1])
+
+    return _admitting(_linear_cnns(sites, max_depth, max_channels, max_outputs, _dtype(dtype)), admits)
 
 
 @st.composite
@@ -107,7 +137,7 @@ def _linear_cnns(
     widths = [draw(st.integers(1, max_channels)) for _ in range(draw(st.integers(1, max_depth)))]
     shapes = [(b, a, *(draw(st.integers(1, n + 2)) for n in grid)) for a, b in pairwise(widths)]
     shapes.append((draw(st.integers(1, max_outputs)), widths[-1], *grid))
-    return LinearCNN.from_weights([draw(_tensors(shape, dtype)) for shape in shapes], grid)
+    return LinearCNN.from_weights([draw(tensors(shape, dtype)) for shape in shapes], grid)
 
 
 def images(
@@ -124,25 +154,64 @@ def images(
              [0., 0.]]])
     """
     validate_size("max_images", max_images)
-    if net is None:
-        return _images(validate_size("channels", channels), _grid(grid), max_images, _dtype(dtype))
-    if not isinstance(net, LinearCNN):
+    if net is not None and not isinstance(net, LinearCNN):
         raise TypeError(f"net: expected a LinearCNN, got {type(net).__name__}")
-    first = net.weights[0]
-    return _images(first.shape[1], st.just(net.grid), max_images, st.just(first.dtype))
+    if net is None:
+        depth, sites, dtypes = validate_size("channels", channels), grid_strategy(grid), _dtype(dtype)
+    else:
+        first = net.weights[0]
+        depth, sites, dtypes = first.shape[1], grid_strategy(net.grid), st.just(first.dtype)
+
+    def admits(x: object, known: object) -> bool:
+        small = isinstance(x, Tensor) and x.ndim > 2 and x.shape[1] == depth and _all_within(x.shape[:1], max_images)
+        return small and _like(x, known) and _admits_grid(sites, x, known)
+
+    return _admitting(_images(depth, sites, max_images, dtypes), admits)
 
 
 @st.composite
 def _images(
     draw: Draw, channels: int, grid: SearchStrategy[tuple[int, ...]], max_images: int, dtype: SearchStrategy[torch.dtype]
 ) -> Tensor:
-    return draw(_tensors((draw(st.integers(1, max_images)), channels, *draw(grid)), draw(dtype)))
+    return draw(tensors((draw(st.integers(1, max_images)), channels, *draw(grid)), draw(dtype)))
 
 
-def _grid(grid: Grid | None) -> SearchStrategy[tuple[int, ...]]:
+def grid_strategy(grid: Grid | None) -> SearchStrategy[tuple[int, ...]]:
     if grid is None:
         return grids()
-    return grid if isinstance(grid, SearchStrategy) else st.just(validate_grid(grid))
+    if isinstance(grid, SearchStrategy):
+        return grid
+    only = validate_grid(grid)
+    return _admitting(st.tuples(*map(st.just, only)), lambda value, known: value == only)
+
+
+def _admitting(strategy: SearchStrategy[T], admits: Callable[[object, object], bool]) -> SearchStrategy[T]:
+    strategy.admits = admits  # type: ignore[attr-defined]  # an attribute of its own, which Hypothesis does not look at
+    return strategy
+
+
+def _all_within(sizes: Sequence[int], most: int, *, least: float | int = 1) -> bool:
+    return all(least <= size <= most for size in sizes)
+
+
+def _like(value: object, known: object) -> bool:
+    """Finite numbers of the known dtype: every entry is possible, since normal numbers are added."""
+    return (
+        isinstance(value, Tensor)
+        and isinstance(known, Tensor)
+        and value.dtype == known.dtype
+        and value.numel() > 0
+        and bool(value.detach().isfinite().all())
+    )
+
+
+def _admits_grid(grid: SearchStrategy[tuple[int, ...]], value: object, known: object) -> bool:
+    """Whether the tensor's sites are a grid of the strategy; of one that cannot tell, only the known grid is."""
+    if not isinstance(value, Tensor) or not isinstance(known, Tensor):
+        return False
+    here, there = tuple(value.shape[2:]), tuple(known.shape[2:])
+    admits = getattr(grid, "admits", None)
+    return here == there if admits is None else bool(admits(here, there))
 
 
 def _dtype(dtype: Dtype) -> SearchStrategy[torch.dtype]:
@@ -153,7 +222,7 @@ def _dtype(dtype: Dtype) -> SearchStrategy[torch.dtype]:
     return st.just(dtype)
 
 
-def _tensors(shape: tuple[int, ...], dtype: torch.dtype) -> SearchStrategy[Tensor]:
+def tensors(shape: tuple[int, ...], dtype: torch.dtype) -> SearchStrategy[Tensor]:
     """Tensors of one shape: integers and fractions that both precisions hold exactly, plus normal numbers from a seed other than 0."""
     entries = st.integers(-3, 3).map(float) | st.floats(-2, 2, width=16, allow_subnormal=False)
     seeds = st.just(0) | st.integers(1, 2**32 - 1)

@@ -1,0 +1,172 @@
+"""Instances of a claim: its parameters drawn, independently or by Hypothesis.
+
+Flags are drawn by the law that `linconv.claims.ranges.at_random` states, other parameters from their strategies.  A strategy's
+own draws are not independent of each other, for Hypothesis steers away from what it has seen; the second example of a run with a
+seed of its own is, and has a fixed law.  One time in sixteen the first and simplest example is taken, so that no value is left out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+
+from linconv.claims.arguments import tensors_of
+from linconv.claims.checks import DrawingError
+from linconv.claims.domains import Domain, Parameter, validated
+from linconv.claims.measure import Number
+from linconv.claims.ranges import at_random, ends, is_searchable, lengths
+from linconv.claims.subject import Subject
+
+SIMPLEST_ONE_IN = 16
+GENERIC_AMONG = 8
+SEEDS = 2**32
+
+
+class Violated(Exception):
+    """What a visitor raises to stop an exploration at a counterexample."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a claim that are searched, and the arguments that its first run had.
+
+    `flags` are drawn from their domains, `drawn` from their strategies; the others keep the value of `start`.
+    """
+
+    flags: tuple[Parameter, ...]
+    drawn: tuple[Parameter, ...]
+    start: dict[str, Any]
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (*self.flags, *self.drawn)
+
+    def draw(self, rng: Random) -> dict[str, Any]:
+        """An instance, independent of all others if its `rng` is."""
+        chosen = {parameter.name: at_random(parameter.domain, rng) for parameter in self.flags}
+        return self.start | chosen | (self.draw_tensors(rng) if self.drawn else {})
+
+    def draw_tensors(self, rng: Random) -> dict[str, Any]:
+        """Independent values of the parameters that have strategies."""
+        examples = first_examples(fixed_dictionaries(self.drawn), rng.randrange(SEEDS), 2)
+        return examples[0] if rng.randrange(SIMPLEST_ONE_IN) == 0 else examples[-1]
+
+    def draw_again(self, rng: Random, visit: Callable[[dict[str, Any]], object]) -> None:
+        """The strategies' part of what `draw` gave with this `rng`, and simpler examples of it as long as the visitor raises `Violated`."""
+        for parameter in self.flags:
+            at_random(parameter.domain, rng)
+        explore(fixed_dictionaries(self.drawn), visit, seed=rng.randrange(SEEDS), examples=2, shrink=True)
+
+    def strategy(self) -> st.SearchStrategy[dict[str, Any]]:
+        """Instances as a Hypothesis strategy."""
+        flags = {parameter.name: strategy_of(parameter.domain) for parameter in self.flags}
+        return st.fixed_dictionaries(flags | {parameter.name: parameter.domain.strategy for parameter in self.drawn})
+
+
+def fixed_dictionaries(drawn: Sequence[Parameter]) -> st.SearchStrategy[dict[str, Any]]:
+    """Parameters that have strategies, as one strategy of their values by name."""
+    return st.fixed_dictionaries({parameter.name: parameter.domain.strategy for parameter in drawn})
+
+
+def space_of(subject: Subject, start: dict[str, Any], fixed: Mapping[str, Any]) -> Space:
+    free = [parameter for name, parameter in subject.parameters.items() if name not in fixed]
+    flags = tuple(parameter for parameter in free if parameter.domain.is_flag and is_searchable(parameter.domain))
+    return Space(flags, tuple(parameter for parameter in free if parameter.domain.strategy is not None), start)
+
+
+def explore(strategy: st.SearchStrategy[Any], visit: Callable[[Any], object], *, seed: int, examples: int, shrink: bool = False) -> bool:
+    """Show a visitor up to so many examples; True where it raised `Violated`, which ends the run.
+
+    With `shrink` Hypothesis goes on from there to ever simpler examples that raise it.  No database and no profile has a say.
+    `DrawingError` where the strategy yields nothing, or raises.
+    """
+    failed = False
+    phases = [Phase.generate, Phase.target, *([Phase.shrink] if shrink else [])]
+
+    @seeded(seed)
+    @settings(
+        max_examples=examples,
+        phases=phases,
+        database=None,
+        derandomize=False,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    @given(strategy)
+    def run(value: Any) -> None:
+        nonlocal failed
+        try:
+            visit(value)
+        except Violated:
+            failed = True
+            raise
+
+    try:
+        run()
+    except Violated:
+        return True
+    except Unsatisfiable:
+        raise DrawingError("nothing can be drawn from the claim's strategies: their filters reject everything") from None
+    except Exception as error:
+        if not failed:  # one that failed and then did not is of a claim that is not a function of its arguments
+            raise DrawingError(f"drawing from the claim's strategies raised {type(error).__name__}: {error}") from error
+    return failed
+
+
+def first_examples(strategy: st.SearchStrategy[Any], seed: int, count: int) -> list[Any]:
+    """The first examples of a run with this seed, the simplest one first; at least one, for a strategy that has no more."""
+    found: list[Any] = []
+    explore(strategy, found.append, seed=seed, examples=count)
+    return found
+
+
+def completed(subject: Subject, given: Mapping[str, object], seed: int) -> dict[str, Any]:
+    """The arguments of a run: those given, checked against their domains, defaults, and what has neither drawn with the seed.
+
+    Of a few draws the one with the most different numbers is taken, for degenerate ones cannot tell a wrong variant from a theorem.
+    """
+    missing = {name: p.domain.strategy for name, p in subject.parameters.items() if is_missing(p, given) and p.domain.strategy is not None}
+    if missing:
+        examples = first_examples(st.fixed_dictionaries(missing), seed, GENERIC_AMONG)
+        given = dict(given) | max(examples, key=_variety)
+    return validated(subject.parameters, given)
+
+
+def is_missing(parameter: Parameter, given: Mapping[str, object]) -> bool:
+    return parameter.name not in given and not parameter.has_default
+
+
+def _variety(values: Mapping[str, Any]) -> int:
+    return sum(int(tensor.detach().unique().numel()) for value in values.values() for tensor in tensors_of(value))
+
+
+def strategy_of(domain: Domain) -> st.SearchStrategy[Any]:
+    """The domain of a flag as a Hypothesis strategy."""
+    if domain.kind is bool:
+        found: st.SearchStrategy[Any] = st.booleans()
+    elif domain.kind == "choice":
+        found = st.sampled_from(domain.choices)
+    elif domain.kind == "tuple" and domain.variadic:
+        least, most = lengths(domain)
+        found = st.lists(strategy_of(domain.items[0]), min_size=least, max_size=most).map(tuple)
+    elif domain.kind == "tuple":
+        found = st.tuples(*map(strategy_of, domain.items))
+    else:
+        low, high = ends(domain)
+        whole = st.integers(int(low) if low > -float("inf") else None, int(high) if high < float("inf") else None)
+        found = whole if domain.kind is int else st.floats(*_finite(low, high), allow_nan=False, allow_infinity=False)
+    if domain.kind in (int, float):
+        found = found.filter(domain.holds)
+    return st.none() | found if domain.optional else found
+
+
+def _finite(low: Number, high: Number) -> tuple[Number | None, Number | None]:
+    return low if low > -float("inf") else None, high if high < float("inf") else None

@@ -1,0 +1,65 @@
+"""The figure of `relative_stability`: R in the course of training, test error against √R with the published line, R by layer, D and G."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from linconv.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from verification._stability_runs import Architecture
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY)
+PUBLISHED = 0.2
+
+Groups = dict[Architecture, list[dict[str, Any]]]
+
+
+def figure(trained: Groups, shuffled: Groups, title: str) -> Figure:
+    drawing = Figure(figsize=(11, 6.6), layout="constrained")
+    axes = drawing.subplots(2, 2)
+    colours = {architecture: COLOURS[i % len(COLOURS)] for i, architecture in enumerate(trained | shuffled)}
+    styles = [(groups, style, suffix) for groups, style, suffix in ((trained, "-", ""), (shuffled, ":", ", shuffled labels")) if groups]
+    for groups, style, suffix in styles:
+        for architecture, group in groups.items():
+            label, colour = architecture.label + suffix, colours[architecture]
+            _course(axes[0, 0], group, "R", style, colour, label)
+            _layers(axes[1, 0], group, style, colour)
+            if not suffix:
+                _course(axes[1, 1], group, "D", "-", colour, None)
+                _course(axes[1, 1], group, "G", "--", colour, None)
+    _errors(axes[0, 1], trained, shuffled, colours)
+    axes[0, 0].axhline(1, color=GREY, lw=0.8)
+    axes[1, 0].axhline(1, color=GREY, lw=0.8)
+    axes[0, 0].set(xscale="symlog", yscale="log", xlabel="epochs", ylabel="relative stability R", title="in training")
+    axes[1, 0].set(yscale="log", xlabel="layer, from the first activation to the output", ylabel="R", title="trained, by layer")
+    axes[1, 1].set(xscale="symlog", yscale="log", xlabel="epochs", ylabel="D (lines) and G (dashed)", title="deformations and noise")
+    axes[0, 0].legend(fontsize=6)
+    drawing.suptitle(title, fontsize=10)
+    return drawing
+
+
+def _geometric(group: list[dict[str, Any]], key: str) -> np.ndarray:
+    """Geometric mean over runs."""
+    return np.asarray(np.exp(np.mean([np.log(record["result"][key]) for record in group], axis=0)))
+
+
+def _course(axes: Any, group: list[dict[str, Any]], key: str, style: str, colour: str, label: str | None) -> None:
+    axes.plot(group[0]["result"]["epochs"], _geometric(group, key), style, marker="o", ms=3, lw=1, color=colour, label=label)
+
+
+def _layers(axes: Any, group: list[dict[str, Any]], style: str, colour: str) -> None:
+    after = np.exp(np.mean([np.log(record["result"]["layers"][1]) for record in group], axis=0))
+    axes.plot(np.linspace(0, 1, len(after)), after, style, marker="o", ms=3, lw=1, color=colour)
+
+
+def _errors(axes: Any, trained: Groups, shuffled: Groups, colours: dict[Architecture, str]) -> None:
+    roots = []
+    for groups, marker in ((trained, "o"), (shuffled, "x")):
+        for architecture, group in groups.items():
+            root = [record["result"]["R"][-1] ** 0.5 for record in group]
+            axes.plot(root, [1 - record["result"]["test_accuracy"] for record in group], marker, color=colours[architecture])
+            roots += root
+    line = np.geomspace(min(roots) / 1.5, max(roots) * 1.5, 50)
+    axes.plot(line, PUBLISHED * line, "--", color=GREY, label="published, 0.2 √R")
+    axes.set(xscale="log", yscale="log", xlabel="√R after training", ylabel="test error", title="errors (crosses: shuffled labels)")
+    axes.legend(fontsize=7)

@@ -1,0 +1,278 @@
+r"""Trained convolutional networks pool with smooth filters in their first layers and with coupled channels in their last.
+
+The energy of filters w on an eigenvalue of the Laplacian of their grid is $c_\lambda = \langle \sum_{\Psi} \langle w, \Psi\rangle^2
+\rangle$, the mean over pairs of channels; filters become low-frequency where c₀ grows faster in training than c at the largest
+eigenvalue.  Permuting the input channels of every convolution undoes channel pooling and leaves each filter as it is.
+
+(a) Two pixels on a ring of 32 sites, the deformation stability $D = \langle\|p(\tau x) - p(x)\|^2\rangle / \langle\|p(x_1) -
+p(x_2)\|^2\rangle$ of layer k.  Its least value over filters is a generalised eigenvalue, is attained with ReLU, and lies below that of
+the filters [1, 1, 1] of the published solution; no network of any width or activation is more stable by more than .6 %.  This part is a
+theorem of ours.
+(b) Networks trained on two pixels: filters become low-frequency, towards the filters of the low-frequency solution rather than those
+of the high-frequency one; shuffling channels does not change D of hidden layers.  That it changes nothing at all, as published for
+28×28 pixels, is predicted to fail at the output: the readout weighs channels.
+(c) A VGG-11 on images: filters become low-frequency more in the first half of the layers, and shuffling costs log R = log D/G more in
+the second half.
+
+Source: "The role of adaptive pooling" (slides, PCSL 2022), whose statements (b) and (c) examine; R is that of arXiv 2105.02468.  The slides
+leave open how solutions depend on ξ and on the number of channels, and whether internal layers can do better: answered in (b) and (a).
+Intervals are over seeds.  (b) and (c) are observations, not theorems.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Interval as Between
+from jaxtyping import Float
+from torch import Tensor
+
+from linconv.claims import (
+    Check,
+    Figure,
+    Note,
+    Progress,
+    agree,
+    at_most,
+    control,
+    exceeds,
+    inconclusive,
+    main,
+    predicted_failure,
+)
+from linconv.statistics import Interval, bootstrap_interval
+from verification._figure_filter_pooling import figure
+from verification._filter_pooling_runs import PRESETS, Preset, image_tasks, pixel_tasks, prepare, run_images, run_pixels
+from verification._stable_filters import least_checks
+from verification._sweeping import classified, train_all
+
+KIND = "empirical"
+FAST = {"preset": "tiny", "jobs": 1}
+EFFECT = 0.01  # of a logarithm, and of an overlap: what is smaller is no support for anything
+LEARNED = 0.95  # accuracy in training on two pixels from which networks count as trained; on images twice that of chance
+NO_EFFECT = math.log(1.25)  # shuffling is without effect on D below this
+RESAMPLES = 2000
+
+Record = dict[str, Any]
+
+
+def claim(
+    *,
+    data: Annotated[str, "data set of (c): photos, cifar10, fashion-mnist, or a folder with one subfolder of images a class"] = "photos",
+    preset: Annotated[Literal["tiny", "smoke", "reduced", "full"], "size: smoke, reduced (hours on two cores), full (a GPU)"] = "smoke",
+    store: Annotated[str, "file that keeps finished runs, from which a run that was killed goes on; empty: none is kept"] = "",
+    jobs: Annotated[int, Between(ge=1, le=256), "processes that train at the same time"] = 2,
+    engine: Annotated[Literal["loky", "dask"], "where runs are trained: processes of this machine, or Dask workers"] = "loky",
+    scheduler: Annotated[str, "address of a Dask scheduler, tcp://…; empty: a local cluster"] = "",
+    seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first run of each kind"] = 0,
+) -> Iterator[Check | Figure | Note | Progress]:
+    generator = torch.Generator().manual_seed(seed)
+    p = PRESETS[preset]
+    yield Progress("reading images")
+    train = classified(data, lambda: prepare(data, p.samples)[0])
+    pixels: list[Record] = []
+    pictures: list[Record] = []
+    yield from train_all(run_pixels, pixel_tasks(preset, seed), store, jobs, engine, scheduler, pixels)
+    yield from train_all(run_images, image_tasks(preset, data, seed), store, jobs, engine, scheduler, pictures)
+    what = f"two pixels: {p.depth} layers of three taps, {p.seeds} seeds, {p.steps} steps; images: VGG-11 of width {p.image_width}, "
+    what += f"{len(train)} images of {data}, {p.epochs} epochs, {p.image_seeds} seeds"
+    yield Note(f"preset {preset}: {what}", in_scope=True)
+    yield from least_checks(p.depth, seed)
+    yield from judged(image_checks(pictures, generator), untrained(pictures[0], 2 / len(train.classes)))
+    if min(len(record["result"]["kept"]) for record in pixels) < 2:
+        yield inconclusive("(b) networks on two pixels", "of some kind fewer than two did not diverge")
+        return
+    yield from first_layer_check(pixels[0])
+    yield from judged(pixel_checks(pixels, p, generator), untrained(pixels[0], LEARNED))
+    yield Figure("filter_pooling", lambda: figure(pixels, pictures, f"Preset {preset}: {what}"))
+
+
+def untrained(record: Record, least: float) -> str:
+    """Why runs say nothing about trained networks; empty where they do."""
+    found = torch.as_tensor(record["result"].get("train_accuracy", 0.0), dtype=torch.float64)
+    reached = float(found.mean()) if found.numel() else 0.0
+    return "" if reached >= least else f"the networks did not learn: accuracy {reached:.2f} in training, below {least:.2f}"
+
+
+def judged(entries: Iterator[Check | Note], why: str) -> Iterator[Check | Note]:
+    """Statements about trained networks are open where there are none; their controls and notes stay."""
+    for entry in entries:
+        open_now = why and isinstance(entry, Check) and not entry.control
+        yield inconclusive(entry.name, why, required=entry.required) if open_now and isinstance(entry, Check) else entry
+
+
+# (b) Two pixels.
+
+
+def column(record: Record, *path: str) -> Float[Tensor, "seeds ..."]:
+    entry = record["result"]
+    for name in path:
+        entry = entry[name]
+    return torch.tensor(entry, dtype=torch.float64)
+
+
+def smoothing(record: Record) -> Float[Tensor, "seeds layers"]:
+    """log of what training multiplies c₀ by, less that of c at the largest eigenvalue."""
+    energies = column(record, "energies")
+    grown = (energies[-1] / energies[0]).log()
+    return grown[..., 0] - grown[..., -1]
+
+
+def approach(record: Record) -> Float[Tensor, "seeds layers"]:
+    """Overlap gained with the filters of the low-frequency solution less that with the other's, each a share of what was left to gain."""
+    gains = []
+    for kind in ("low", "high"):
+        before, after = (column(record, "overlaps", kind, when) for when in ("before", "after"))
+        gains.append((after - before) / (1 - before))
+    return gains[0] - gains[1]
+
+
+def over_seeds(values: Float[Tensor, " seeds"], generator: torch.Generator) -> Interval | None:
+    """Interval of the mean over the seeds that have a number, None where fewer than two do."""
+    finite = values[values.isfinite()]
+    return bootstrap_interval(finite, generator=generator, resamples=RESAMPLES) if len(finite) > 1 else None
+
+
+def decided(name: str, values: Float[Tensor, " seeds"], bound: float, generator: torch.Generator, *, required: bool = True) -> Check:
+    interval = over_seeds(values, generator)
+    if interval is None:
+        return inconclusive(name, "fewer than two seeds have a finite value", required=required)
+    return exceeds(name, interval, bound, draws=int(values.isfinite().sum()), required=required)
+
+
+def pixel_checks(records: list[Record], p: Preset, generator: torch.Generator) -> Iterator[Check | Note]:
+    base, shuffled = records[0], next(r for r in records if r["parameters"]["labels"] == "shuffled")
+    true = [r for r in records if r["parameters"]["labels"] == "true"]
+    for record in true:
+        name = named(record)
+        yield decided(f"(b) {name}: filters become low-frequency", smoothing(record).mean(1), EFFECT, generator, required=record is base)
+        text = f"(b) {name}: nearer to the low-frequency solution than to the other"
+        yield decided(text, approach(record).mean(1), EFFECT, generator, required=record is base)
+    nothing = torch.zeros(p.seeds, dtype=torch.float64)
+    yield control("(b) untrained filters become low-frequency", decided("", nothing, EFFECT, generator))
+    low = column(base, "overlaps", "low", "before").mean(1)
+    # A single tap has all overlap with the one solution, and 1/3 with the other.
+    yield control("(b) single taps planted: nearer to the low-frequency", decided("", (1 / 3 - low) / (1 - low) - 1, EFFECT, generator))
+    yield from label_checks(base, shuffled, generator)
+    yield from shuffle_checks(base, generator)
+    yield from pixel_notes(true, shuffled, generator)
+
+
+def named(record: Record) -> str:
+    q = record["parameters"]
+    return f"ξ {q['xi']}, width {q['width']}" + (f", decay {q['decay']:g}" if q["decay"] else "")
+
+
+def paired(base: Record, other: Record, of: Callable[[Record], Tensor]) -> Float[Tensor, " seeds"]:
+    """Differences between runs from the same initial weights."""
+    common = [seed for seed in base["result"]["kept"] if seed in other["result"]["kept"]]
+    if not common:
+        return torch.empty(0, dtype=torch.float64)
+    first, second = (torch.stack([of(record).mean(1)[record["result"]["kept"].index(seed)] for seed in common]) for record in (base, other))
+    return first - second
+
+
+def label_checks(base: Record, shuffled: Record, generator: torch.Generator) -> Iterator[Check]:
+    """Is it the task that makes filters smooth, or would any labels?"""
+    for name, of in (("low-frequency", smoothing), ("nearer to the low-frequency solution", approach)):
+        yield decided(f"(b) {name}, more than with shuffled labels", paired(base, shuffled, of), 0.0, generator, required=False)
+
+
+def shuffle_checks(base: Record, generator: torch.Generator) -> Iterator[Check | Note]:
+    """Shuffling channels: no effect on D of hidden layers from the second on; an effect at the output."""
+    change = column(base, "after", "shuffled_D")
+    hidden = change[:, 1:-1].mean(1)
+    yield decided("(b) shuffling channels does not raise D of hidden layers by 1.25: −log ratio", -hidden, -NO_EFFECT, generator)
+    yield decided("(b) shuffling channels does not lower D of hidden layers by 1.25: log ratio", hidden, -NO_EFFECT, generator)
+    yield control("(b) D of hidden layers ten times as large planted", decided("", -hidden - math.log(10), -NO_EFFECT, generator))
+    name = "(b) shuffling channels does not raise D of the output by 1.25: −log ratio"
+    yield predicted_failure(name, decided("", -change[:, -1], -NO_EFFECT, generator, required=False))
+
+
+def first_layer_check(base: Record) -> Iterator[Check]:
+    change = column(base, "after", "shuffled_D")[:, 0]
+    name = "(b) shuffling does nothing to the first layer, which sees one channel: log ratio of D"
+    yield agree(name, change, torch.zeros_like(change), scale=1.0, size=4096)
+
+
+def pixel_notes(true: list[Record], shuffled: Record, generator: torch.Generator) -> Iterator[Check | Note]:
+    for record in [*true, shuffled]:
+        labels = "" if record is not shuffled else ", shuffled labels"
+        rows = {
+            "c₀/c₃ grows by e^": smoothing(record).mean(1),
+            "approach": approach(record).mean(1),
+            "log D shuffled/own, hidden": column(record, "after", "shuffled_D")[:, 1:-1].mean(1),
+            "output": column(record, "after", "shuffled_D")[:, -1],
+            "log R shuffled/own, hidden": column(record, "after", "shuffled_R")[:, 1:-1].mean(1),
+            "R output": column(record, "after", "shuffled_R")[:, -1],
+        }
+        shown = "; ".join(f"{key} {_text(over_seeds(values, generator))}" for key, values in rows.items())
+        accuracies = [float(column(record, f"{part}_accuracy").mean()) for part in ("train", "test")]
+        yield Note(f"{named(record)}{labels}: accuracy {accuracies[0]:.2f}, at held-out distances {accuracies[1]:.2f}; {shown}")
+    for what in ("D", "R"):
+        before, after = (
+            ", ".join(f"{v:.2g}" for v in column(true[0], when, what).nanmedian(0).values.tolist()) for when in ("before", "after")
+        )
+        yield Note(f"{named(true[0])}: median {what} by layer and of the output before training {before}; after {after}")
+    lost = sum(record["parameters"]["seeds"] - len(record["result"]["kept"]) for record in [*true, shuffled])
+    total = sum(record["parameters"]["seeds"] for record in [*true, shuffled])
+    silent = sum(int((~column(record, "after", "shuffled_R").isfinite()).any(1).sum()) for record in [*true, shuffled])
+    yield Note(f"of {total} networks on two pixels {silent} have a layer, own or shuffled, that is the same for all images: left out there")
+    yield at_most("(b) runs that diverged", lost, total / 4, tolerance=0.0, reason="more leave nothing to judge", required=False)
+
+
+def _text(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{float(interval.estimate):.2f} ({float(interval.low):.2f} to {float(interval.high):.2f})"
+
+
+# (c) Images.
+
+
+def halves(values: Float[Tensor, "seeds layers"]) -> tuple[Float[Tensor, " seeds"], Float[Tensor, " seeds"]]:
+    """Means over the first and over the second half of the layers."""
+    middle = values.shape[1] // 2
+    return values[:, :middle].mean(1), values[:, middle:].mean(1)
+
+
+def channel_gains(records: list[Record], when: str) -> tuple[Float[Tensor, " seeds"], Float[Tensor, " seeds"]]:
+    """What the first and what the second half of the layers add to log R shuffled − log R, averaged over shuffles; 0 at the input."""
+    own = torch.stack([column(record, f"log_R_{when}") for record in records])
+    shuffled = torch.stack([column(record, f"shuffled_log_R_{when}").mean(0) for record in records])
+    lost = shuffled - own
+    middle = lost[:, own.shape[1] // 2 - 1]
+    return middle, lost[:, -1] - middle
+
+
+def image_smoothing(record: Record) -> Float[Tensor, " layers"]:
+    grown = (column(record, "energies_after") / column(record, "energies_before")).log()
+    return grown[:, 0] - grown[:, -1]
+
+
+def image_checks(records: list[Record], generator: torch.Generator) -> Iterator[Check | Note]:
+    kept = [record for record in records if not record["result"]["diverged"]]
+    if len(kept) < 2:
+        yield inconclusive("(c) image networks", "fewer than two did not diverge")
+        return
+    first, second = halves(torch.stack([image_smoothing(record) for record in kept]))
+    yield decided("(c) filters become low-frequency, first half less second half", first - second, EFFECT, generator)
+    early, late = channel_gains(kept, "after")
+    yield decided("(c) shuffling raises log R, second half less first half", late - early, EFFECT, generator)
+    yield decided("(c) shuffling raises log R at the last layer", early + late, EFFECT, generator)
+    yield control("(c) untrained filters, first half less second half", decided("", 0 * first, EFFECT, generator))
+    yield control("(c) channels in their own order", decided("", 0 * early, EFFECT, generator))
+    halved = ", ".join(f"{_text(over_seeds(half, generator))}" for half in (first, second))
+    yield Note(f"log growth of c₀ over that of c₆, first and second half of the layers: {halved}")
+    for when in ("before", "after"):
+        own = torch.stack([column(record, f"log_R_{when}") for record in kept]).mean(0)
+        shuffled = torch.stack([column(record, f"shuffled_log_R_{when}").mean(0) for record in kept]).mean(0)
+        rows = (", ".join(f"{value:.2f}" for value in values.exp().tolist()) for values in (own, shuffled))
+        yield Note(f"R by layer {when} training: {next(rows)}; with shuffled channels: {next(rows)}")
+    accuracies = [sum(record["result"][f"{part}_accuracy"] for record in kept) / len(kept) for part in ("train", "test")]
+    yield Note(f"accuracy of the image networks: training {accuracies[0]:.2f}, test {accuracies[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main(claim)
