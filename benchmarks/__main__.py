@@ -8,7 +8,20 @@ import platform
 import subprocess
 import sys
 
-NAMES = "blocks prox ridge depth_two portfolio branch restricted enclosures profiles sensitivity deformation growth".split()
+NAMES = [
+    "blocks",
+    "prox",
+    "ridge",
+    "depth_two",
+    "portfolio",
+    "branch",
+    "restricted",
+    "enclosures",
+    "profiles",
+    "sensitivity",
+    "deformation",
+    "growth",
+]
 
 
 def main(names: list[str]) -> int:
