@@ -33,6 +33,10 @@ def figure(trained: Groups, shuffled: Groups, title: str) -> Figure:
     axes[0, 0].set(xscale="symlog", yscale="log", xlabel="epochs", ylabel="relative stability R", title="in training")
     axes[1, 0].set(yscale="log", xlabel="layer, from the first activation to the output", ylabel="R", title="trained, by layer")
     axes[1, 1].set(xscale="symlog", yscale="log", xlabel="epochs", ylabel="D (lines) and G (dashed)", title="deformations and noise")
+    epochs = next(iter((trained | shuffled).values()))[0]["result"]["epochs"]
+    for place in (axes[0, 0], axes[1, 1]):
+        place.set_xticks(epochs, [f"{epoch:g}" for epoch in epochs])
+        place.tick_params(axis="x", which="minor", length=0)
     axes[0, 0].legend(fontsize=6)
     drawing.suptitle(title, fontsize=10)
     return drawing
