@@ -111,11 +111,11 @@ def expand_displacements(coefficients: Float[Tensor, "n 2 c c"], grid: tuple[int
     return math.sqrt(temperature) * pixels * (rows @ (coefficients * amplitudes) @ columns.T)
 
 
-def displacement_variance(grid: tuple[int, int], *, temperature: float, cutoff: int, axis: int = 0) -> Float[Tensor, "H W"]:
+def displacement_variance(grid: tuple[int, int], *, temperature: float, cutoff: int, axis: int | None = None) -> Float[Tensor, "H W"]:
     r"""The exact variance at each site of one component of `sample_displacements`, in pixels², `(H, W)`.
 
     $\sigma_p^2 = T n^2 \sum_{ij} \sin^2(i\pi y) \sin^2(j\pi x)/(i^2+j^2)$ with n = H for the component along rows (`axis` 0) and n = W for
-    that along columns (1), the same where H = W.  Derived here: independent coefficients.
+    that along columns (1), the same where H = W.  Without `axis` the grid must be square.  Derived here: independent coefficients.
 
     >>> variance = displacement_variance((32, 32), temperature=typical_temperature(1.0, 32, 3), cutoff=3)
     >>> round(float(2 * variance.mean()) ** 0.5, 3)               # root mean square of |τ|, both components
@@ -126,7 +126,7 @@ def displacement_variance(grid: tuple[int, int], *, temperature: float, cutoff: 
     return t * n**2 * (rows.square() @ amplitudes.square() @ columns.square().T)
 
 
-def displacement_covariance(grid: tuple[int, int], *, temperature: float, cutoff: int, axis: int = 0) -> Float[Tensor, "H W H W"]:
+def displacement_covariance(grid: tuple[int, int], *, temperature: float, cutoff: int, axis: int | None = None) -> Float[Tensor, "H W H W"]:
     r"""The exact covariance between sites of one component of `sample_displacements`, in pixels², `(H, W, H, W)`.
 
     $\rho(p, p') = T n^2 \sum_{ij} \sin(i\pi y)\sin(j\pi x)\sin(i\pi y')\sin(j\pi x')/(i^2+j^2)$; `axis` as in `displacement_variance`.  The
@@ -259,10 +259,12 @@ def _validated_grid(grid: object) -> tuple[int, int]:
 
 
 def _moment_arguments(grid: object, temperature: object, cutoff: object, axis: object) -> tuple[tuple[int, int], float, int, int]:
-    if axis not in (0, 1):
-        raise ValueError(f"axis: expected 0, along rows, or 1, along columns, got {axis!r}")
     sizes = _validated_grid(grid)
-    return sizes, _temperature(temperature), validate_cutoff(cutoff), sizes[int(axis)]
+    if axis is None and sizes[0] != sizes[1]:
+        raise ValueError(f"grid: expected a square one, on which both components have the same moments, got {sizes}; name the axis")
+    if axis not in (None, 0, 1):
+        raise ValueError(f"axis: expected 0, along rows, or 1, along columns, got {axis!r}")
+    return sizes, _temperature(temperature), validate_cutoff(cutoff), sizes[1 if axis == 1 else 0]
 
 
 def _temperature(temperature: object) -> float:

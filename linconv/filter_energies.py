@@ -54,6 +54,8 @@ def laplacian_energies(weight: Float[Tensor, "C_out C_in *kernel"]) -> tuple[Flo
     index = torch.cat([torch.zeros(1, dtype=torch.long), (ordered.diff() > EQUAL).long().cumsum(0)])
     energies = coefficients.square().flatten(2).mean((0, 1))[order.to(weight.device)]
     grouped = energies.new_zeros(int(index[-1]) + 1).index_add(0, index.to(weight.device), energies)
+    if not bool(torch.isfinite(grouped.detach().to(weight.dtype)).all()):
+        raise ValueError(f"weight: expected numbers whose squares are finite, got up to {float(weight.detach().abs().max()):.1e}; rescale")
     first = torch.cat([torch.ones(1, dtype=torch.bool), index.diff() > 0])
     return ordered[first].to(weight), grouped.to(weight.dtype)
 

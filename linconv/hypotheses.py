@@ -52,9 +52,15 @@ def audit(module: nn.Module, input_shape: Sequence[int]) -> tuple[Hypothesis, ..
     grid = shape[1:]
     if isinstance(module, LinearCNN):
         return tuple(_of_linear_cnn(module, grid))
+    if any(isinstance(p, nn.parameter.UninitializedParameter) or p.is_meta for p in module.parameters()):
+        raise ValueError("module: expected weights, got a module some of which have none yet; call it once on an image, on a real device")
     named = [(f"layer {name} ({type(layer).__name__})", layer) for name, layer in leaves(module) if not isinstance(layer, nn.Identity)]
     last = max((i for i, (_, layer) in enumerate(named) if isinstance(layer, nn.modules.conv._ConvNd)), default=-1)
-    found: list[Hypothesis] = []
+    found = [
+        Hypothesis("as its class", name, False, "it has hooks, or another forward method", linear=True)
+        for name, layer in [("the module", module), *named]
+        if _altered(layer)
+    ]
     for name, layer in named[: last + 1]:
         found += _of_convolution(name, layer, grid)
     for name, layer in named[last + 1 :]:
@@ -63,9 +69,16 @@ def audit(module: nn.Module, input_shape: Sequence[int]) -> tuple[Hypothesis, ..
 
 
 def _of_linear_cnn(net: LinearCNN, grid: tuple[int, ...]) -> Iterator[Hypothesis]:
+    if type(net) is not LinearCNN or _altered(net):
+        yield Hypothesis("linear", "network", False, "a LinearCNN with another forward method, or with hooks", linear=True)
     yield Hypothesis("grid", "network", net.grid == grid, f"made for {_times(net.grid)}, images of {_times(grid)}", linear=True)
     for i, weight in enumerate(net.weights[:-1]):
         yield _full_kernel(f"layer {i}", tuple(weight.shape[2:]), net.grid)
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether its class does not tell what it computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _of_convolution(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Iterator[Hypothesis]:

@@ -156,7 +156,10 @@ def spectral_covariance(images: Float[Tensor, "N C *grid"]) -> Complex[Tensor, "
     for part in images.detach().split(max(1, CHUNK // images[0].numel())):
         hats = torch.fft.fftn(part.to(torch.float64), dim=dims, norm="ortho").movedim((0, 1), (-1, -2))
         total = total + hats @ hats.mH / len(images)
-    return total.to(images.dtype.to_complex())
+    found = total.to(images.dtype.to_complex())
+    if not bool(torch.isfinite(torch.view_as_real(found)).all()):
+        raise ValueError(f"images: expected numbers whose squares are finite, got up to {float(images.abs().max()):.1e}; rescale them")
+    return found
 
 
 def validate_covariance(name: str, covariance: object, blocks: FrequencyBlocks | None = None) -> Complex[Tensor, "*grid C C"]:

@@ -211,6 +211,8 @@ def _convolutions(solution: object) -> list[nn.Conv1d]:
     """The convolutions of a sequence of circular ones and ReLU with a sum over sites, in float64; raises for another module."""
     if not isinstance(solution, nn.Sequential):
         raise TypeError(f"solution: expected an nn.Sequential as pooling_solution makes it, got {type(solution).__name__}")
+    if len(solution) < 3:
+        raise ValueError(f"solution: expected circular Conv1d and ReLU in turn and a SumOverSites, got {len(solution)} modules")
     *layers, last = copy.deepcopy(solution).double().cpu()
     convolutions = [layer for layer in layers[::2] if _is_circular(layer)]
     alternate = 0 < 2 * len(convolutions) == len(layers) and all(isinstance(layer, nn.ReLU) for layer in layers[1::2])

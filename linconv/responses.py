@@ -43,21 +43,24 @@ class Measured(NamedTuple):
 
 
 def measured(run: Run, images: Float[Tensor, "N C H W"], setting: Setting, draws: int, advance: Callable[[int], None]) -> Measured:
-    """So many draws of all images.  Fields are drawn for all at once, so that they do not depend on the chunks."""
-    numbers = draw_coefficients(draws * len(images), setting.cutoff, setting.generator).unflatten(0, (draws, len(images)))
+    """So many draws of all images.  Fields, and a seed of the noise for each image, are drawn first: nothing depends on the chunks."""
+    source = setting.generator
+    numbers = draw_coefficients(draws * len(images), setting.cutoff, source).unflatten(0, (draws, len(images)))
+    seeds = torch.randint(2**62, (draws, len(images)), generator=source, device=source.device)
     norms = _common_norms(images, numbers, setting)
     moved: dict[str, list[Tensor]] = {}
     noisy: dict[str, list[Tensor]] = {}
     folded = 0
-    for x, some in zip(images.split(setting.size), numbers.split(setting.size, dim=1), strict=True):
+    chunks = (images.split(setting.size), numbers.split(setting.size, dim=1), seeds.split(setting.size, dim=1))
+    for x, some, sown in zip(*chunks, strict=True):
         x = x.to(setting.device)
         clean = run(x)
         rows: list[dict[str, Squares]] = []
-        for each, norm in zip(some, norms, strict=True):
+        for each, seed, norm in zip(some, sown.tolist(), norms, strict=True):
             tau = _fields(each, x, setting)
             folded += int(folds(tau).sum())
             y = warp(x, tau, interpolation=setting.interpolation)
-            there, near = run(y), run(x + _noise(y - x, norm, setting))
+            there, near = run(y), run(x + _noise(y - x, seed, norm, setting))
             rows.append({name: Squares(_square(there[name] - f, setting), _square(near[name] - f, setting)) for name, f in clean.items()})
             advance(len(x))
         for name in clean:
@@ -90,10 +93,11 @@ def _common_norms(images: Float[Tensor, "N C H W"], numbers: Float[Tensor, "S N 
     return (every.mean(1) if setting.noise == "average" else every.square().mean(1).sqrt()).tolist()
 
 
-def _noise(y: Float[Tensor, "n C H W"], norm: float | None, setting: Setting) -> Float[Tensor, "n C H W"]:
-    """Uniform directions with the norms of y, or with this one."""
-    source = setting.generator
-    eta = torch.randn(y.shape, dtype=y.dtype, generator=source, device=source.device).to(y.device)
+def _noise(y: Float[Tensor, "n C H W"], seeds: list[int], norm: float | None, setting: Setting) -> Float[Tensor, "n C H W"]:
+    """Uniform directions with the norms of y, or with this one, each from its own seed."""
+    device = setting.generator.device
+    each = (torch.randn(y.shape[1:], dtype=y.dtype, generator=torch.Generator(device).manual_seed(seed), device=device) for seed in seeds)
+    eta = torch.stack(list(each)).to(y.device)
     sizes = _norms(y) if norm is None else torch.full((len(y),), norm, dtype=torch.float64)
     return eta * (sizes / _norms(eta)).to(y)[:, None, None, None]
 

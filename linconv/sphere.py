@@ -24,7 +24,7 @@ from linconv.kernels import (
 )
 from linconv.minimal_variation import MinimalVariation, constant_variation, min_total_variation
 from linconv.shallow import Descent, ShallowNetwork, descend
-from linconv.statistics import Interval, bootstrap_interval
+from linconv.statistics import Interval, bootstrap_interval, mean_interval
 from linconv.validation import validate_generator, validate_memory, validate_size, validate_tensor
 
 __all__ = [
@@ -148,17 +148,15 @@ def rotation_stability(
     return bootstrap_interval(squares, generator=generator, level=level, resamples=resamples)
 
 
-def learning_exponent(
-    sizes: Float[Tensor, " m"], errors: Float[Tensor, "runs m"], *, generator: torch.Generator, level: float = 0.95, resamples: int = 9999
-) -> Interval:
-    r"""β of errors ∝ P^{−β}: least squares of log error against log P in each run, and a bootstrap interval of its mean over runs.
+def learning_exponent(sizes: Float[Tensor, " m"], errors: Float[Tensor, "runs m"], *, level: float = 0.95) -> Interval:
+    r"""β of errors ∝ P^{−β}: least squares of log error against log P in each run, and Student's interval of its mean over runs.
 
     `sizes` `(m,)` are the numbers P of training points, `errors` `(runs, m)` those of independent runs.  The interval is that of the
     sampling of runs; a curve that bends in this range has no one exponent.  Raises `ValueError` for fewer than two sizes or runs, and for
     errors that are not positive.
 
     >>> sizes = torch.tensor([10.0, 20.0, 40.0])
-    >>> beta = learning_exponent(sizes, torch.stack([sizes**-2, 3 * sizes**-2]), generator=torch.Generator().manual_seed(0))
+    >>> beta = learning_exponent(sizes, torch.stack([sizes**-2, 3 * sizes**-2]))
     >>> round(beta.estimate, 5), round(beta.high - beta.low, 5)
     (2.0, 0.0)
     """
@@ -171,7 +169,7 @@ def learning_exponent(
         )
     logs = p.log() - p.log().mean()
     slopes = -(values.log() @ logs) / logs.square().sum()
-    return bootstrap_interval(slopes, generator=generator, level=level, resamples=resamples)
+    return mean_interval(slopes, level=level)
 
 
 def _angle(angle: object) -> float:

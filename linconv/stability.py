@@ -77,7 +77,7 @@ def relative_stability(
 
     `layer`: a name as in `model.named_modules()`; None is the output.  The model runs in evaluation mode, without gradients, `batch_size`
     images at a time on its own device (default: by memory), and is left as it was.  Memory is that of a chunk and, for medians, of all
-    outputs of the layer.  The same generator and `batch_size` give the same numbers.  `progress`: a bar on stderr.
+    outputs of the layer.  The same generator gives the same numbers, whatever the chunks and the layers.  `progress`: a bar on stderr.
 
     Warns where the temperature is above the published range and fields fold.  Raises `ValueError` or `TypeError` naming the argument, for
     an unknown layer with those there are, and for outputs that are the same for all images or that noise does not change.

@@ -40,6 +40,8 @@ def from_torch(module: nn.Module, input_shape: Sequence[int]) -> LinearCNN:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     grid, channels = shape[1:], shape[0]
+    for name, part in module.named_modules():
+        _refuse_overrides(name or "the module itself", part)
     layers = leaves(module)
     last = max((i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.modules.conv._ConvNd)), default=-1)
     weights = []
@@ -67,7 +69,6 @@ def leaves(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """The leaves of nested Sequentials in order, each with its position as torch names it."""
     if type(module) is not nn.Sequential:
         return [(prefix or "the module itself", module)]
-    _refuse_overrides(prefix or "the module itself", module)
     # Not named_children, which leaves out a module that stands there a second time.
     children = [(name, child) for name, child in module._modules.items() if child is not None]
     return [leaf for name, child in children for leaf in leaves(child, f"{prefix}.{name}" if prefix else name)]

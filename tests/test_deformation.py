@@ -115,7 +115,7 @@ def test_simulated_moments_lie_in_their_intervals(grid, cutoff):
     assert abs(float((centre / centre.std(0)).prod(1).mean())) < 6 / math.sqrt(n)
     # Covariances between sites: each product has a variance of at most 2 σ²σ'².
     flat = tau[:, 0].flatten(1)
-    rho = displacement_covariance(grid, temperature=0.002, cutoff=cutoff).reshape(flat.shape[1], -1)
+    rho = displacement_covariance(grid, temperature=0.002, cutoff=cutoff, axis=0).reshape(flat.shape[1], -1)
     bound = 6 * (2 * torch.outer(rho.diagonal(), rho.diagonal())).clamp_min(0).sqrt() / math.sqrt(n)
     assert bool(((flat.T @ flat / n - rho).abs() <= bound + 1e-12).all())
 
@@ -125,7 +125,7 @@ def test_wrong_moments_are_told_apart():
     n, grid = 4000, (6, 9)
     tau = sampled(n, grid, 0.002, 2)
     low, high = chi2.ppf([1e-9, 1 - 1e-9], n) / n
-    ratio = tau[:, 1].square().mean(0)[2, 4] / displacement_variance(grid, temperature=0.002, cutoff=2)[2, 4]
+    ratio = tau[:, 1].square().mean(0)[2, 4] / displacement_variance(grid, temperature=0.002, cutoff=2, axis=0)[2, 4]
     assert not low < float(ratio) < high
     square = sampled(n, (9, 9), 0.002, 2)
     ratio = square.square().sum(1).mean(0).mean() / typical_displacement(0.002, 9, 2) ** 2
@@ -386,6 +386,9 @@ def test_bad_moments():
         displacement_variance((4, 4), temperature=1.0, cutoff=2, axis=2)
     with pytest.raises(ValueError, match="grid: expected sizes whose arrays fit"):
         displacement_covariance((500, 500), temperature=1.0, cutoff=2)
+    for moments in (displacement_variance, displacement_covariance):
+        with pytest.raises(ValueError, match=r"grid: expected a square one, .* got \(4, 6\); name the axis"):
+            moments((4, 6), temperature=1.0, cutoff=2)
     with pytest.raises(ValueError, match="n: expected a positive integer"):
         temperature_range(0, 3)
     with pytest.raises(TypeError, match="n: expected a positive integer"):

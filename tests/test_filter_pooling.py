@@ -282,11 +282,11 @@ def test_halves_and_gains_of_layers():
 
 def test_seeds_without_a_number_are_left_out():
     values = torch.tensor([1.0, math.nan, 1.1, math.inf, 1.05], dtype=F64)
-    check = decided("", values, 0.5, seeded())
+    check = decided("", values, 0.5)
     assert check.passed
     assert check.observed == pytest.approx(1.05)
-    assert decided("", values[:2], 0.5, seeded()).outcome == "inconclusive"
-    assert decided("", values, 2.0, seeded()).outcome == "fail"
+    assert decided("", values[:2], 0.5).outcome == "inconclusive"
+    assert decided("", values, 2.0).outcome == "fail"
 
 
 def test_networks_that_did_not_learn_decide_nothing():
@@ -325,3 +325,22 @@ def test_the_figure_is_drawn_without_pyplot():
     drawing = figure(pixels, pictures, "A title")
     FigureCanvasAgg(drawing).draw()
     assert [len(axes.lines) > 2 for axes in drawing.axes] == [True] * 6
+
+
+def test_the_first_record_is_the_base_in_whichever_order_they_come(monkeypatch):
+    """Sorted by their parameters as text, runs on shuffled labels once came first and were judged as the base."""
+    seen = {}
+
+    def trained(job, tasks, store, jobs, engine, scheduler, records):
+        records += [{"parameters": task, "result": {"kept": [0, 1]}} for task in reversed(tasks)]
+        yield from ()
+
+    monkeypatch.setattr(filter_pooling, "train_all", trained)
+    monkeypatch.setattr(filter_pooling, "least_checks", lambda *_: iter(()))
+    monkeypatch.setattr(filter_pooling, "image_checks", lambda *_: iter(()))
+    monkeypatch.setattr(filter_pooling, "untrained", lambda *_: "")
+    monkeypatch.setattr(filter_pooling, "first_layer_check", lambda base: seen.update(base["parameters"]) or iter(()))
+    monkeypatch.setattr(filter_pooling, "pixel_checks", lambda *_: iter(()))
+    list(filter_pooling.claim(preset="tiny"))
+    assert seen == pixel_tasks("tiny", 0)[0]
+    assert seen["labels"] == "true"

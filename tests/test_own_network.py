@@ -183,6 +183,7 @@ def test_the_command_line_reads_a_network_from_a_file(tmp_path: Path) -> None:
         ("mine.py:absent", ("2", "4", "3"), "module 'own_network_mine' has no attribute 'absent'"),
         ("mine.py:number", ("2", "4", "3"), "raised TypeError"),
         ("mine.py:breaks", ("2", "4", "3"), "raised KeyError: 'gone'"),
+        ("leaves.py:build", ("2", "4", "3"), "raised SystemExit: 2"),
         ("none.py:build", ("2", "4", "3"), "expected a Python file"),
         ("broken.py:build", ("2", "4", "3"), "raised SyntaxError"),
         ("mine.py", ("2", "4", "3"), "expected path/to/file.py:name"),
@@ -194,6 +195,7 @@ def test_a_module_that_cannot_be_read_is_a_usage_error_of_one_line(tmp_path: Pat
 
     (tmp_path / "mine.py").write_text(FILE)
     (tmp_path / "broken.py").write_text("def build(:\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(2)\n")
     with pytest.raises(UsageError) as caught:
         lc.check("theorem410", module=f"{tmp_path}/{name}", input_shape=tuple(map(int, shape)) or None)
     assert says in str(caught.value)
@@ -204,3 +206,36 @@ def test_a_usage_error_ends_with_2(tmp_path: Path) -> None:
     done = command("--module", f"{tmp_path}/none.py:build")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+class Rectified(lc.LinearCNN):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x))
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda _, __, out: out**2)
+    return module
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Rectified(2, (2,), 3, (4, 3)),
+        lambda: hooked(lc.LinearCNN(2, (2,), 3, (4, 3))),
+        lambda: hooked(network(conv(2, 2))),
+        lambda: network(hooked(conv(2, 2))),
+        lambda: lc.LinearCNN.from_weights([torch.zeros(3, 2, 4, 3, dtype=torch.float64)], (4, 3)),
+    ],
+)
+def test_what_its_class_does_not_tell_is_never_held_against_the_theorem(build: Callable[[], nn.Module]) -> None:
+    """A nonlinear module in the clothes of a linear one once refuted the theorem."""
+    assert lc.check("theorem410", net=build(), input_shape=SHAPE).verdict == "NOT APPLICABLE"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_modules_without_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="module: expected weights, got a module some of which have none yet"):
+        audit(nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), SHAPE)
+    with pytest.raises(ValueError, match="module: expected weights"):
+        audit(nn.Sequential(nn.Conv2d(2, 2, 3, device="meta"), nn.Flatten()), SHAPE)

@@ -71,15 +71,16 @@ def inside(interval):
 @pytest.mark.parametrize("estimator", ["mean", "median"])
 @pytest.mark.parametrize("noise", ["sample", "average", "rms"])
 def test_it_is_what_its_definition_says(noise, estimator, dtype):
-    # The same fields and the same noise, one image, draw and pair at a time; draws come one after the other from the generator.
+    # The same fields and the same noise, one image, draw and pair at a time; first the fields, then a seed for the noise of each image.
     net, images, draws = small_cnn(dtype).eval(), photographs(7, dtype=dtype), 3
     found = measure(net, images, noise=noise, estimator=estimator, n_draws=draws, batch_size=7)
     generator = seeded(1)
     tau = expand_displacements(draw_coefficients(draws * 7, 2, generator), (12, 12), COLD).unflatten(0, (draws, 7))
+    seeds = torch.randint(2**62, (draws, 7), generator=generator)
     moved, noisy = [], []
     with torch.no_grad():
-        for fields in tau:
-            eta = torch.randn(images.shape, dtype=dtype, generator=generator)
+        for fields, row in zip(tau, seeds.tolist(), strict=True):
+            eta = torch.stack([torch.randn(images.shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(seed)) for seed in row])
             y = torch.cat([warp(x[None], field[None]) for x, field in zip(images, fields, strict=True)]) - images
             norms = y.flatten(1).norm(dim=1)
             sizes = {"sample": norms, "average": norms.mean().expand(7), "rms": norms.square().mean().sqrt().expand(7)}[noise]
@@ -103,12 +104,21 @@ def test_it_is_what_its_definition_says(noise, estimator, dtype):
 @pytest.mark.parametrize("estimator", ["mean", "median"])
 @given(st.integers(0, 10**6), st.integers(1, 8), st.sampled_from(["sample", "average", "rms"]))
 @settings(max_examples=4)
-def test_chunks_change_the_noise_alone(estimator, seed, chunk, noise):
+def test_chunks_and_layers_change_nothing(estimator, seed, chunk, noise):
     net, images = small_cnn(), photographs(9)
     options = {"noise": noise, "estimator": estimator, "n_draws": 2, "resamples": 20, "seed": seed}
     a, b = (measure(net, images, batch_size=size, **options) for size in (9, chunk))
-    assert float(a.D.estimate) == pytest.approx(float(b.D.estimate), rel=1e-10)
+    for of in ("R", "D", "G"):
+        assert float(getattr(a, of).estimate) == pytest.approx(float(getattr(b, of).estimate), rel=1e-10)
     assert a.fold_fraction == b.fold_fraction
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_lazy_modules_are_refused_and_left_alone():
+    model, before = nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"model: expected weights, got a lazy module whose 0\.weight has none yet"):
+        measure(model, photographs(4))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 # Closed forms
@@ -204,7 +214,7 @@ def test_intervals_cover_the_value_of_many_images():
 @pytest.mark.parametrize("estimator", ["mean", "median"])
 def test_as_many_draws_as_the_precision_needs(estimator):
     net, images = small_cnn(), photographs(12)
-    coarse, fine = (measure(net, images, precision=p, estimator=estimator, resamples=5) for p in (0.5, 0.1))
+    coarse, fine = (measure(net, images, precision=p, estimator=estimator, resamples=5) for p in (0.8, 0.1))
     assert coarse.n_draws == PILOT < fine.n_draws
 
 

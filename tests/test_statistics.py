@@ -20,6 +20,7 @@ from linconv.statistics import (
     first_moment,
     hierarchical_interval,
     kl_divergence,
+    mean_interval,
     permutation_test,
     total_variation,
     trend,
@@ -434,3 +435,26 @@ X = torch.arange(5.0)
 def test_bad_input(act, error, message):
     with pytest.raises(error, match=message):
         act(seeded())
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_students_interval_is_scipys_and_covers_what_it_says(n: int) -> None:
+    """Of 2,000 normal samples the share whose interval covers the mean is within four standard errors of the level."""
+    generator = torch.Generator().manual_seed(n)
+    draws = torch.randn(2000, n, dtype=torch.float64, generator=generator)
+    intervals = [mean_interval(row, level=0.9) for row in draws]
+    first = draws[0].numpy()
+    expected = stats.t.interval(0.9, n - 1, loc=first.mean(), scale=stats.sem(first))
+    assert (intervals[0].low, intervals[0].high) == pytest.approx(expected, rel=1e-12)
+    covered = sum(found.low <= 0 <= found.high for found in intervals) / 2000
+    assert abs(covered - 0.9) < 4 * (0.09 / 2000) ** 0.5
+    point = mean_interval(torch.ones(n, dtype=torch.float64))
+    assert (point.low, point.high) == (1, 1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_students_interval_needs_two_numbers() -> None:
+    with pytest.raises(ValueError, match="samples: expected at least two, got 1"):
+        mean_interval(torch.ones(1))
+    with pytest.raises(ValueError, match="samples: expected finite"):
+        mean_interval(torch.tensor([1.0, math.nan]))

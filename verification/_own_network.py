@@ -42,7 +42,7 @@ def load_network(path: str) -> nn.Module:
         net = found if isinstance(found, nn.Module) else found()
     except AttributeError as error:
         raise UsageError(f"module: {file} has no usable {name!r}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"module: {path} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
     finally:
         sys.path.pop(0)
@@ -66,6 +66,13 @@ def own_network(net: nn.Module, input_shape: tuple[int, ...] | None, generator: 
     imported = _imported(net, input_shape, missing)
     if isinstance(imported, Check):
         yield imported
+        return
+    if not bool(lc.frequency_blocks(imported).values.any()):
+        yield not_applicable("a function", "the network computes 0, of which nothing can be tested")
+        return
+    wrong = next((check for check in map_checks(net, imported, input_shape, generator) if not check.control and not check.passed), None)
+    if wrong is not None:  # a fault of the import, or of the module, and not of the theorem
+        yield not_applicable("linear CNN", f"the module does not compute what its layers say: relative error {wrong.error:.1e}")
         return
     yield from map_checks(net, imported, input_shape, generator)
     if missing:

@@ -41,18 +41,17 @@ from linconv.claims import (
     main,
     predicted_failure,
 )
-from linconv.statistics import Interval, bootstrap_interval
+from linconv.statistics import Interval, mean_interval
 from verification._figure_filter_pooling import figure
 from verification._filter_pooling_runs import PRESETS, Preset, image_tasks, pixel_tasks, prepare, run_images, run_pixels
 from verification._stable_filters import least_checks
-from verification._sweeping import classified, train_all
+from verification._sweeping import classified, identity, train_all
 
 KIND = "empirical"
 FAST = {"preset": "tiny", "jobs": 1}
 EFFECT = 0.01  # of a logarithm, and of an overlap: what is smaller is no support for anything
 LEARNED = 0.95  # accuracy in training on two pixels from which networks count as trained; on images twice that of chance
 NO_EFFECT = math.log(1.25)  # shuffling is without effect on D below this
-RESAMPLES = 2000
 
 Record = dict[str, Any]
 
@@ -67,7 +66,6 @@ def claim(
     scheduler: Annotated[str, "address of a Dask scheduler, tcp://…; empty: a local cluster"] = "",
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first run of each kind"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
-    generator = torch.Generator().manual_seed(seed)
     p = PRESETS[preset]
     yield Progress("reading images")
     train = classified(data, lambda: prepare(data, p.samples)[0])
@@ -75,16 +73,18 @@ def claim(
     pictures: list[Record] = []
     yield from train_all(run_pixels, pixel_tasks(preset, seed), store, jobs, engine, scheduler, pixels)
     yield from train_all(run_images, image_tasks(preset, data, seed), store, jobs, engine, scheduler, pictures)
+    order = [identity(task) for task in pixel_tasks(preset, seed)]
+    pixels.sort(key=lambda record: order.index(identity(record["parameters"])))  # the base first, on true labels
     what = f"two pixels: {p.depth} layers of three taps, {p.seeds} seeds, {p.steps} steps; images: VGG-11 of width {p.image_width}, "
     what += f"{len(train)} images of {data}, {p.epochs} epochs, {p.image_seeds} seeds"
     yield Note(f"preset {preset}: {what}", in_scope=True)
     yield from least_checks(p.depth, seed)
-    yield from judged(image_checks(pictures, generator), untrained(pictures[0], 2 / len(train.classes)))
+    yield from judged(image_checks(pictures), untrained(pictures[0], 2 / len(train.classes)))
     if min(len(record["result"]["kept"]) for record in pixels) < 2:
         yield inconclusive("(b) networks on two pixels", "of some kind fewer than two did not diverge")
         return
     yield from first_layer_check(pixels[0])
-    yield from judged(pixel_checks(pixels, p, generator), untrained(pixels[0], LEARNED))
+    yield from judged(pixel_checks(pixels, p), untrained(pixels[0], LEARNED))
     yield Figure("filter_pooling", lambda: figure(pixels, pictures, f"Preset {preset}: {what}"))
 
 
@@ -128,35 +128,35 @@ def approach(record: Record) -> Float[Tensor, "seeds layers"]:
     return gains[0] - gains[1]
 
 
-def over_seeds(values: Float[Tensor, " seeds"], generator: torch.Generator) -> Interval | None:
+def over_seeds(values: Float[Tensor, " seeds"]) -> Interval | None:
     """Interval of the mean over the seeds that have a number, None where fewer than two do."""
     finite = values[values.isfinite()]
-    return bootstrap_interval(finite, generator=generator, resamples=RESAMPLES) if len(finite) > 1 else None
+    return mean_interval(finite) if len(finite) > 1 else None
 
 
-def decided(name: str, values: Float[Tensor, " seeds"], bound: float, generator: torch.Generator, *, required: bool = True) -> Check:
-    interval = over_seeds(values, generator)
+def decided(name: str, values: Float[Tensor, " seeds"], bound: float, *, required: bool = True) -> Check:
+    interval = over_seeds(values)
     if interval is None:
         return inconclusive(name, "fewer than two seeds have a finite value", required=required)
     return exceeds(name, interval, bound, draws=int(values.isfinite().sum()), required=required)
 
 
-def pixel_checks(records: list[Record], p: Preset, generator: torch.Generator) -> Iterator[Check | Note]:
+def pixel_checks(records: list[Record], p: Preset) -> Iterator[Check | Note]:
     base, shuffled = records[0], next(r for r in records if r["parameters"]["labels"] == "shuffled")
     true = [r for r in records if r["parameters"]["labels"] == "true"]
     for record in true:
         name = named(record)
-        yield decided(f"(b) {name}: filters become low-frequency", smoothing(record).mean(1), EFFECT, generator, required=record is base)
+        yield decided(f"(b) {name}: filters become low-frequency", smoothing(record).mean(1), EFFECT, required=record is base)
         text = f"(b) {name}: nearer to the low-frequency solution than to the other"
-        yield decided(text, approach(record).mean(1), EFFECT, generator, required=record is base)
+        yield decided(text, approach(record).mean(1), EFFECT, required=record is base)
     nothing = torch.zeros(p.seeds, dtype=torch.float64)
-    yield control("(b) untrained filters become low-frequency", decided("", nothing, EFFECT, generator))
+    yield control("(b) filters that do not change, planted: become low-frequency", decided("", nothing, EFFECT))
     low = column(base, "overlaps", "low", "before").mean(1)
     # A single tap has all overlap with the one solution, and 1/3 with the other.
-    yield control("(b) single taps planted: nearer to the low-frequency", decided("", (1 / 3 - low) / (1 - low) - 1, EFFECT, generator))
-    yield from label_checks(base, shuffled, generator)
-    yield from shuffle_checks(base, generator)
-    yield from pixel_notes(true, shuffled, generator)
+    yield control("(b) single taps, planted: nearer to the low-frequency solution", decided("", (1 / 3 - low) / (1 - low) - 1, EFFECT))
+    yield from label_checks(base, shuffled)
+    yield from shuffle_checks(base)
+    yield from pixel_notes(true, shuffled)
 
 
 def named(record: Record) -> str:
@@ -173,21 +173,21 @@ def paired(base: Record, other: Record, of: Callable[[Record], Tensor]) -> Float
     return first - second
 
 
-def label_checks(base: Record, shuffled: Record, generator: torch.Generator) -> Iterator[Check]:
+def label_checks(base: Record, shuffled: Record) -> Iterator[Check]:
     """Is it the task that makes filters smooth, or would any labels?"""
     for name, of in (("low-frequency", smoothing), ("nearer to the low-frequency solution", approach)):
-        yield decided(f"(b) {name}, more than with shuffled labels", paired(base, shuffled, of), 0.0, generator, required=False)
+        yield decided(f"(b) {name}, more than with shuffled labels", paired(base, shuffled, of), 0.0, required=False)
 
 
-def shuffle_checks(base: Record, generator: torch.Generator) -> Iterator[Check | Note]:
+def shuffle_checks(base: Record) -> Iterator[Check | Note]:
     """Shuffling channels: no effect on D of hidden layers from the second on; an effect at the output."""
     change = column(base, "after", "shuffled_D")
     hidden = change[:, 1:-1].mean(1)
-    yield decided("(b) shuffling channels does not raise D of hidden layers by 1.25: −log ratio", -hidden, -NO_EFFECT, generator)
-    yield decided("(b) shuffling channels does not lower D of hidden layers by 1.25: log ratio", hidden, -NO_EFFECT, generator)
-    yield control("(b) D of hidden layers ten times as large planted", decided("", -hidden - math.log(10), -NO_EFFECT, generator))
+    yield decided("(b) shuffling channels does not raise D of hidden layers by 1.25: −log ratio", -hidden, -NO_EFFECT)
+    yield decided("(b) shuffling channels does not lower D of hidden layers by 1.25: log ratio", hidden, -NO_EFFECT)
+    yield control("(b) D of hidden layers ten times as large, planted", decided("", -hidden - math.log(10), -NO_EFFECT))
     name = "(b) shuffling channels does not raise D of the output by 1.25: −log ratio"
-    yield predicted_failure(name, decided("", -change[:, -1], -NO_EFFECT, generator, required=False))
+    yield predicted_failure(name, decided("", -change[:, -1], -NO_EFFECT, required=False))
 
 
 def first_layer_check(base: Record) -> Iterator[Check]:
@@ -196,7 +196,7 @@ def first_layer_check(base: Record) -> Iterator[Check]:
     yield agree(name, change, torch.zeros_like(change), scale=1.0, size=4096)
 
 
-def pixel_notes(true: list[Record], shuffled: Record, generator: torch.Generator) -> Iterator[Check | Note]:
+def pixel_notes(true: list[Record], shuffled: Record) -> Iterator[Check | Note]:
     for record in [*true, shuffled]:
         labels = "" if record is not shuffled else ", shuffled labels"
         rows = {
@@ -207,7 +207,7 @@ def pixel_notes(true: list[Record], shuffled: Record, generator: torch.Generator
             "log R shuffled/own, hidden": column(record, "after", "shuffled_R")[:, 1:-1].mean(1),
             "R output": column(record, "after", "shuffled_R")[:, -1],
         }
-        shown = "; ".join(f"{key} {_text(over_seeds(values, generator))}" for key, values in rows.items())
+        shown = "; ".join(f"{key} {_text(over_seeds(values))}" for key, values in rows.items())
         accuracies = [float(column(record, f"{part}_accuracy").mean()) for part in ("train", "test")]
         yield Note(f"{named(record)}{labels}: accuracy {accuracies[0]:.2f}, at held-out distances {accuracies[1]:.2f}; {shown}")
     for what in ("D", "R"):
@@ -251,19 +251,19 @@ def image_smoothing(record: Record) -> Float[Tensor, " layers"]:
     return grown[:, 0] - grown[:, -1]
 
 
-def image_checks(records: list[Record], generator: torch.Generator) -> Iterator[Check | Note]:
+def image_checks(records: list[Record]) -> Iterator[Check | Note]:
     kept = [record for record in records if not record["result"]["diverged"]]
     if len(kept) < 2:
         yield inconclusive("(c) image networks", "fewer than two did not diverge")
         return
     first, second = halves(torch.stack([image_smoothing(record) for record in kept]))
-    yield decided("(c) filters become low-frequency, first half less second half", first - second, EFFECT, generator)
+    yield decided("(c) filters become low-frequency, first half less second half", first - second, EFFECT)
     early, late = channel_gains(kept, "after")
-    yield decided("(c) shuffling raises log R, second half less first half", late - early, EFFECT, generator)
-    yield decided("(c) shuffling raises log R at the last layer", early + late, EFFECT, generator)
-    yield control("(c) untrained filters, first half less second half", decided("", 0 * first, EFFECT, generator))
-    yield control("(c) channels in their own order", decided("", 0 * early, EFFECT, generator))
-    halved = ", ".join(f"{_text(over_seeds(half, generator))}" for half in (first, second))
+    yield decided("(c) shuffling raises log R, second half less first half", late - early, EFFECT)
+    yield decided("(c) shuffling raises log R at the last layer", early + late, EFFECT)
+    yield control("(c) filters that do not change, planted: first half less second half", decided("", 0 * first, EFFECT))
+    yield control("(c) channels left in their order, planted", decided("", 0 * early, EFFECT))
+    halved = ", ".join(f"{_text(over_seeds(half))}" for half in (first, second))
     yield Note(f"log growth of c₀ over that of c₆, first and second half of the layers: {halved}")
     for when in ("before", "after"):
         own = torch.stack([column(record, f"log_R_{when}") for record in kept]).mean(0)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, at_most, control, exceeds, main, predicted_failure, rate
 from linconv.sphere import arc_cosine_kernel, constant_variation, learning_exponent, min_total_variation, sphere_data, tangent_kernel
-from linconv.statistics import Interval, bootstrap_interval
+from linconv.statistics import Interval, mean_interval
 from verification import _lazy_feature_runs as runs
 from verification._figure_lazy_feature import figure
 
@@ -40,7 +40,6 @@ FIELDS: dict[int, tuple[int, ...]] = {
     3: (64, 128, 256, 512),
     6: (64, 128, 256, 512),
 }  # numbers of points by dimension
-RESAMPLES = 2000
 
 
 def claim(
@@ -54,7 +53,6 @@ def claim(
     steps: Annotated[int, Between(ge=10, le=10**6), "largest number of steps of a training"] = 1500,
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first draw"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
-    generator = torch.Generator().manual_seed(seed)
     yield from theorem_checks(seed)
     sizes = [size // 4, size // 2, size]
     table: list[list[runs.Limits]] = []
@@ -64,17 +62,17 @@ def claim(
             yield Progress(f"both limits, d = {dim}, {n} points", (i + 0.3 * len(table[i])) / draws)
             table[i].append(runs.limits(dim, n, seed + i, CURVE_GAP))
     yield Note(f"sphere: d = {dim}, {', '.join(map(str, sizes))} points, {draws} draws, rotations by {runs.ANGLE} rad", in_scope=True)
-    yield from sphere_checks(table, sizes, dim, generator)
+    yield from sphere_checks(table, sizes, dim)
     fields = {}
     for d in FIELDS:
         yield Progress(f"Gaussian fields, d = {d}")
         fields[d] = torch.stack([runs.curse(d, FIELDS[d], seed + i, 300) for i in range(draws)])
-    yield from field_checks(fields, generator)
+    yield from field_checks(fields)
     middle = []
     for i in range(draws):
         yield Progress("networks of finite width", i / draws)
         middle.append(runs.between(3, BETWEEN_SIZE, seed + i, WIDTHS, SCALES, DECAY, 2 * steps))
-    yield from width_checks(middle, generator)
+    yield from width_checks(middle)
     found = []
     for i in range(draws):
         yield Progress(f"networks on {data}", i / draws)
@@ -83,7 +81,7 @@ def claim(
         except (ValueError, OSError) as error:
             raise UsageError(f"data: {error}") from error
     yield Note(f"images: {samples} of {data}, {side}×{side}, {draws} draws, width 200", in_scope=True)
-    yield from image_checks(found, generator)
+    yield from image_checks(found)
     yield Figure("lazy_feature", lambda: figure(table, sizes, fields, FIELDS, middle, WIDTHS, SCALES, found, dim))
 
 
@@ -124,7 +122,7 @@ def theorem_checks(seed: int) -> Iterator[Check | Progress]:
 # --- (b) -----------------------------------------------------------------------------------------------------------------
 
 
-def sphere_checks(table: list[list[runs.Limits]], sizes: list[int], dim: int, generator: torch.Generator) -> Iterator[Check | Note]:
+def sphere_checks(table: list[list[runs.Limits]], sizes: list[int], dim: int) -> Iterator[Check | Note]:
     """(b) Errors and stabilities of the two limits, as ratios over draws, and exponents of learning curves."""
 
     def column(of: Callable[[runs.Limits], float]) -> Float[Tensor, "draws sizes"]:
@@ -139,7 +137,7 @@ def sphere_checks(table: list[list[runs.Limits]], sizes: list[int], dim: int, ge
             f"{geometric(stable[:, j]):.2g} and {geometric(unstable[:, j]):.2g} (geometric means)"
         )
         for name, ratio in {"test error": feature / lazy, "rotation stability": unstable / stable}.items():
-            yield exceeds(f"(b) {size} points: log₁₀ of {name}, feature over lazy", decades(ratio[:, j], generator), 0.0, draws=draws)
+            yield exceeds(f"(b) {size} points: log₁₀ of {name}, feature over lazy", decades(ratio[:, j]), 0.0, draws=draws)
     last = table[0][-1].feature
     found = max(entry.feature.gap for row in table for entry in row)
     yield at_most(
@@ -153,28 +151,28 @@ def sphere_checks(table: list[list[runs.Limits]], sizes: list[int], dim: int, ge
         "random signs for targets": feature / column(lambda e: e.signs_error),
     }
     for name, ratio in wrong.items():
-        yield control(f"(b) {sizes[-1]} points: {name}", exceeds("", decades(ratio[:, -1], generator), 0.0))
-    yield from exponent_checks(lazy, feature, sizes, dim, generator)
+        yield control(f"(b) {sizes[-1]} points: {name}", exceeds("", decades(ratio[:, -1]), 0.0))
+    yield from exponent_checks(lazy, feature, sizes, dim)
 
 
 def exponent_checks(
-    lazy: Float[Tensor, "draws sizes"], feature: Float[Tensor, "draws sizes"], sizes: list[int], dim: int, generator: torch.Generator
+    lazy: Float[Tensor, "draws sizes"], feature: Float[Tensor, "draws sizes"], sizes: list[int], dim: int
 ) -> Iterator[Check | Note]:
     """(b) Learning curves on y = 1: the ratio feature/lazy grows as a power of the number of points."""
     p = torch.tensor(sizes, dtype=torch.float64)
-    each = [learning_exponent(p, errors, generator=generator) for errors in (lazy, feature)]
-    faster = learning_exponent(p, lazy / feature, generator=generator)
+    each = [learning_exponent(p, errors) for errors in (lazy, feature)]
+    faster = learning_exponent(p, lazy / feature)
     yield exceeds("(b) exponent of the lazy test error less that of the feature limit", faster, 0.0, draws=len(lazy))
-    yield control("(b) exponent: a rise by 5 planted", exceeds("", learning_exponent(p, lazy / feature * p**5, generator=generator), 0.0))
+    yield control("(b) exponent: a rise by 5 planted", exceeds("", learning_exponent(p, lazy / feature * p**5), 0.0))
     yield Note(
         f"test error ∝ P^-β: β = {shown(each[0])} lazy, {shown(each[1])} feature; counting of scales gives {2 * dim / (dim - 1):.2f} and "
         f"{(dim + 2) / (dim - 1):.2f} at large P"
     )
 
 
-def field_checks(fields: dict[int, Float[Tensor, "draws sizes"]], generator: torch.Generator) -> Iterator[Check | Note]:
+def field_checks(fields: dict[int, Float[Tensor, "draws sizes"]]) -> Iterator[Check | Note]:
     """(b) Fields as rough as Θ: the expected error of the best predictor there is, without sampling of fields."""
-    exponents = {d: learning_exponent(torch.tensor(FIELDS[d]).double(), errors, generator=generator) for d, errors in fields.items()}
+    exponents = {d: learning_exponent(torch.tensor(FIELDS[d]).double(), errors) for d, errors in fields.items()}
     for d, errors in fields.items():
         yield Note(f"field without structure, d = {d}: β = {shown(exponents[d])}; 1/(d − 1) = {1 / (d - 1):.2f} at large P")
         if d > 3:
@@ -184,14 +182,14 @@ def field_checks(fields: dict[int, Float[Tensor, "draws sizes"]], generator: tor
         limit, wrong = -1 / (d - 1), -2 * d / (d - 1)
         yield rate(f"(b) field without structure, d = {d}", points, values, limit, tolerance=0.125, reason=why)
         yield control(f"(b) field, d = {d}: exponent of y = 1", rate("", points, values, wrong, tolerance=0.125))
-    slower = learning_exponent(torch.tensor(FIELDS[3]).double(), fields[3] / fields[6], generator=generator)
+    slower = learning_exponent(torch.tensor(FIELDS[3]).double(), fields[3] / fields[6])
     yield exceeds("(b) curse of dimensionality: exponent at d = 3 less that at d = 6", slower, 0.0, draws=len(fields[3]))
 
 
 # --- (c) -----------------------------------------------------------------------------------------------------------------
 
 
-def width_checks(middle: list[runs.Between], generator: torch.Generator) -> Iterator[Check | Note]:
+def width_checks(middle: list[runs.Between]) -> Iterator[Check | Note]:
     """(c) Rates of the lazy limit; total variations of trained networks against the certified minimum."""
     draws = len(middle)
     distances, scales = (torch.stack([getattr(run, name) for run in middle]) for name in ("widths", "scales"))
@@ -200,9 +198,9 @@ def width_checks(middle: list[runs.Between], generator: torch.Generator) -> Iter
     values = distances.flatten()
     yield rate("(c) own kernel to Θ, with width", widths, values, -0.5, reason=why, draws=draws, tolerance=0.25, confidence=0.95)
     yield control("(c) own kernel to Θ: 1/H²", rate("", widths, values, -2.0, tolerance=0.25, confidence=0.95))
-    fall = learning_exponent(torch.tensor(SCALES).double(), scales, generator=generator)
+    fall = learning_exponent(torch.tensor(SCALES).double(), scales)
     yield exceeds("(c) trained network to its own kernel: exponent of the fall with scale", fall, 0.0, draws=draws)
-    rise = learning_exponent(torch.tensor(SCALES).double(), 1 / scales, generator=generator)
+    rise = learning_exponent(torch.tensor(SCALES).double(), 1 / scales)
     yield control("(c) scales in reverse", exceeds("", rise, 0.0))
     yield Note(f"distance to the lazy limit ∝ scale^-γ at width {runs.WIDTH}: γ = {shown(fall)}; ½ where neurons switch, 1 where none does")
     pairs = {
@@ -217,12 +215,12 @@ def width_checks(middle: list[runs.Between], generator: torch.Generator) -> Iter
     above = torch.tensor([run.decayed[0] / run.decayed[1] - 1 for run in middle], dtype=torch.float64)
     yield Note(f"objective with weight decay {DECAY:g}: above the certified minimum by {float(above.max()):.2%} at most")
     excess = torch.tensor([run.excess for run in middle], dtype=torch.float64)
-    yield exceeds("(c) a small start alone: total variation above the minimum, relative", over(excess, generator), 0.0, draws=draws)
+    yield exceeds("(c) a small start alone: total variation above the minimum, relative", mean_interval(excess), 0.0, draws=draws)
     nearer = torch.tensor([run.to_feature[0] / run.to_feature[1] for run in middle], dtype=torch.float64)
     text = "(c) log₁₀ of the distance to the feature limit: without over with weight decay"
-    yield exceeds(text, decades(nearer, generator), 0.0, draws=draws)
+    yield exceeds(text, decades(nearer), 0.0, draws=draws)
     apart = torch.tensor([run.to_lazy[1] / run.to_feature[1] for run in middle], dtype=torch.float64)
-    yield exceeds("(c) with weight decay: log₁₀ of the distance to lazy over that to feature", decades(apart, generator), 0.0, draws=draws)
+    yield exceeds("(c) with weight decay: log₁₀ of the distance to lazy over that to feature", decades(apart), 0.0, draws=draws)
 
 
 # --- (d) -----------------------------------------------------------------------------------------------------------------
@@ -248,14 +246,14 @@ COMPARISONS = (
 )
 
 
-def image_checks(found: list[dict[str, float]], generator: torch.Generator) -> Iterator[Check | Note]:
+def image_checks(found: list[dict[str, float]]) -> Iterator[Check | Note]:
     """(d) Ratios over draws of images and networks."""
 
     def column(key: str) -> Float[Tensor, " draws"]:
         return torch.tensor([run[key] for run in found], dtype=torch.float64)
 
     def log_ratio(above: str, below: str) -> Interval:
-        return decades(column(above) / column(below), generator)
+        return decades(column(above) / column(below))
 
     for name in ("feature", "lazy"):
         parts = [
@@ -268,20 +266,16 @@ def image_checks(found: list[dict[str, float]], generator: torch.Generator) -> I
     rougher = exceeds("", log_ratio("feature roughness after", "feature roughness before"), 0.0, draws=len(found))
     yield predicted_failure("(d) weights grow rougher than they start (they start white, and images are smooth)", rougher)
     planted = column("feature R") / (100 * column("lazy R"))
-    yield control("(d) stability: a hundredfold R of the lazy networks planted", exceeds("", decades(planted, generator), 0.0))
+    yield control("(d) stability: a hundredfold R of the lazy networks planted", exceeds("", decades(planted), 0.0))
     yield control("(d) test error: lazy with shuffled labels", exceeds("", log_ratio("feature error", "shuffled error"), 0.0))
 
 
 # --- Statistics ----------------------------------------------------------------------------------------------------------
 
 
-def decades(ratios: Float[Tensor, " draws"], generator: torch.Generator) -> Interval:
-    """The mean of log₁₀ of ratios, with an interval over draws."""
-    return over(ratios.log10(), generator)
-
-
-def over(values: Float[Tensor, " draws"], generator: torch.Generator) -> Interval:
-    return bootstrap_interval(values, generator=generator, resamples=RESAMPLES)
+def decades(ratios: Float[Tensor, " draws"]) -> Interval:
+    """The mean of log₁₀ of ratios, with Student's interval over draws."""
+    return mean_interval(ratios.log10())
 
 
 def geometric(values: Float[Tensor, " draws"]) -> float:

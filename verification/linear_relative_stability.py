@@ -73,7 +73,7 @@ def claim(
     samples: Annotated[int, Between(ge=20, le=100_000), "number of images"] = 200,
     draws: Annotated[int, Between(ge=200, le=1_000_000), "draws of images and deformations behind each Monte-Carlo mean"] = 2000,
     displacements: Annotated[
-        tuple[Annotated[float, Between(gt=0, le=10)], ...], Len(2, 40), "displacements σ of the map, increasing, in pixels"
+        tuple[Annotated[float, Between(ge=0.01, le=3)], ...], Len(2, 40), "displacements σ of the map, increasing, in pixels"
     ] = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0),
     points: Annotated[int, Between(ge=6, le=1000), "exponents α of the map, from −1 to 4"] = 21,
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of images, deformations and networks"] = 0,

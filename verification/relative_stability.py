@@ -61,6 +61,9 @@ def claim(
     what = f"{len(train)} images of {data}, {p.side}×{p.side}, {p.epochs} epochs, {p.seeds} seeds, {len(p.architectures)} architectures"
     yield Note(f"preset {preset}: {what}; δ = {DISPLACEMENT:g} pixel, cutoff {CUTOFF}", in_scope=True)
     trained, shuffled = (grouped(records, labels) for labels in ("true", "shuffled"))
+    left = sorted({str(architecture_of(record).label) for record in records} - {a.label for a in trained | shuffled})
+    if left:
+        yield Note(f"left out, because the training of a run diverged: {', '.join(left)}", in_scope=True)
     decided = preset == "full" and data == "cifar10"
     if len(trained) < 2:
         yield inconclusive("(b) published statements", "the training of all architectures but one diverged")

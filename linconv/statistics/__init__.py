@@ -6,7 +6,14 @@ and nothing warns.
 
 from linconv.statistics.curves import cosine_distance, first_moment, kl_divergence, total_variation
 from linconv.statistics.permutations import Difference, Trend, permutation_test, trend
-from linconv.statistics.resampling import Interval, bootstrap_interval, correlation, correlation_interval, hierarchical_interval
+from linconv.statistics.resampling import (
+    Interval,
+    bootstrap_interval,
+    correlation,
+    correlation_interval,
+    hierarchical_interval,
+    mean_interval,
+)
 
 __all__ = [
     "Difference",
@@ -19,6 +26,7 @@ __all__ = [
     "first_moment",
     "hierarchical_interval",
     "kl_divergence",
+    "mean_interval",
     "permutation_test",
     "total_variation",
     "trend",

@@ -77,6 +77,24 @@ def bootstrap_interval(
     return _interval(estimate, low, high, confidence, given[0].device)
 
 
+def mean_interval(samples: Float[Tensor, " n"], *, level: float = 0.95) -> Interval:
+    """Student's interval of the mean of independent samples, for few of them: exact for normal ones.
+
+    A bootstrap of so few is too narrow: of normal samples 3, 4 and 12 at a time, nominal 95 % intervals of their mean cover 67, 79 and 89 %
+    (measured, BCa).  Samples that are all alike give a point.  Raises `ValueError` for fewer than two samples, or NaN.
+
+    >>> interval = mean_interval(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    >>> round(interval.low, 3), interval.estimate, round(interval.high, 3)
+    (-0.484, 2.0, 4.484)
+    """
+    values, confidence = as_array("samples", samples, ndim=(1,)), checked_level(level)
+    if len(values) < 2:
+        raise ValueError(f"samples: expected at least two, got {len(values)}; one says nothing of the spread")
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - half, mean + half, confidence)
+
+
 def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
     """Pearson's correlation of the entries of two tensors of one shape.
 
@@ -138,7 +156,9 @@ def hierarchical_interval(
     """Percentile interval of a statistic of runs and images: runs are resampled, then images in each of them.
 
     `statistic` maps a tensor `(runs, images, *shape)` to a number or a tensor of any shape; the default is the mean over runs and images.
-    Images of one run share its weights: resampling all values as if they were independent makes intervals that are too narrow.
+    Images of one run share its weights: resampling all values as if they were independent makes intervals that are too narrow.  With few
+    runs this one is as well: where runs make all the spread, nominal 95 % intervals of the mean of 2, 3, 4 and 12 normal runs cover 50, 71,
+    83 and 89 % (measured).  Of a mean over few runs take `mean_interval`.
     Raises `ValueError` for fewer than two runs.  Source: Davison and Hinkley (1997), section 3.8.
 
     >>> values = torch.randn(6, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
