@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linconv as lc
-from linconv.claims import Check, agree, at_most, control
+from linconv.claims import Check, UsageError, agree, at_most, control
 from linconv.network import circular_convolution
 from verification import (
     balancedness,
@@ -195,3 +195,73 @@ def test_the_residual_vanishes_at_the_separator_of_least_norm_and_not_beside_it(
     beta = separable_bias.least_norm(z, power)
     assert residual(beta) < 1e-3  # the conic solver's 1e-9, under a square root where a component is 0
     assert residual(beta + 0.1 * np.abs(beta).max() * random(12).numpy()) > 1e-2
+
+
+@pytest.mark.parametrize("images", [3, 6])
+def test_as_many_images_as_sites_are_a_usage_error(images):
+    with pytest.raises(UsageError, match=f"images: expected fewer than the 3 sites of the grid, got {images}; take fewer"):
+        next(separable_bias.claim(images=images, grid=(3,)))
+
+
+@pytest.mark.parametrize("grid", [(3,), (4,), (3, 4)])
+def test_an_image_whose_frequencies_are_alike_decides_nothing_about_exponents(grid):
+    delta = torch.zeros(1, 1, *grid, dtype=F64)
+    delta.view(-1)[0] = 1
+    (only,) = separable_bias.exponent_checks(delta)
+    assert only.outcome == "inconclusive"
+    assert "another seed or a larger grid" in only.note
+
+
+def test_one_slower_frequency_is_enough_for_its_exponent():
+    """δ + 1/10 on three sites: |x̂| is 1.3 at frequency 0, and 1 at the two others."""
+    *rates, last = separable_bias.exponent_checks(torch.tensor([1.1, 0.1, 0.1], dtype=F64).reshape(1, 1, 3))
+    assert {check.outcome for check in (*rates, last) if not check.control} == {"pass"}
+    assert [check.outcome for check in (*rates, last) if check.control] == ["fail"]
+
+
+class HalfDecay(balancedness.Problem):
+    """Descent with half the weight decay that the problem states: Δ shrinks as e^{−2λt}."""
+
+    def descend(self, net, step_size, steps):
+        return balancedness.Problem(self.x, self.y, "squared", self.weight_decay / 2).descend(net, step_size, steps)
+
+
+@pytest.mark.parametrize("kernel", [None, 2])
+def test_the_extrapolated_difference_is_judged_by_the_size_of_the_initial_one(kernel, generator):
+    net = lc.LinearCNN(2, [2], 2, (3, 4), kernel_size=kernel, generator=generator, scale=0.8)
+    data = random(6, 2, 3, 4), random(6, 2, seed=1), "squared", 0.1
+
+    def extrapolated(problem):
+        return [check for check in balancedness.descent_checks("net", net, problem, 10) if "extrapolated" in check.name]
+
+    right, wrong = extrapolated(balancedness.Problem(*data))
+    size = float(balancedness.difference(net, kernel is None).abs().max())
+    assert right.passed
+    assert f"the change from step/6 to step/8; relative to the scale = {size:.3g}" in right.reason
+    assert (wrong.control, wrong.outcome) == (True, "fail")
+    planted, survivor = extrapolated(HalfDecay(*data))
+    assert (planted.outcome, survivor.outcome) == ("fail", "pass")
+
+
+def extrapolation(logarithms, depth):
+    """The errors at infinite depth of the parabola and of the line through mean σ^{2/L} at depths `depth`, twice and four times it."""
+    first, second, third = (np.exp(2 * logarithms / (depth * times)).mean() for times in (1, 2, 4))
+    return abs((8 * third - 6 * second + first) / 3 - 1), abs(2 * third - second - 1)
+
+
+@given(logarithms=st.lists(st.floats(-5, 5), min_size=1, max_size=6).map(np.array), depth=st.integers(8, 4096))
+def test_the_error_of_the_extrapolated_rank_keeps_its_bound(logarithms, depth):
+    bound = rank_limit.extrapolation_bound(logarithms, len(logarithms), depth)
+    error, _ = extrapolation(logarithms, depth)
+    rounding = rank_limit.ROUNDING * math.exp(10 / depth)
+    assert error <= bound + rounding
+
+
+@pytest.mark.parametrize("logarithm", [-2.0, 1.0, 3.0])
+def test_the_bound_of_the_extrapolated_rank_is_sharp_and_below_the_error_of_a_line(logarithm):
+    """At depth 256 the singular value's third derivative changes by a factor of σ^{2/256} between depth 256 and infinity."""
+    logarithms = np.array([logarithm])
+    bound = rank_limit.extrapolation_bound(logarithms, 1, 256)
+    error, line = extrapolation(logarithms, 256)
+    assert math.exp(-2 * abs(logarithm) / 256) * bound - rank_limit.ROUNDING <= error <= bound + rank_limit.ROUNDING
+    assert line > 50 * bound

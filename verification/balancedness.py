@@ -139,7 +139,7 @@ def derivative_checks(label: str, net: lc.LinearCNN, problem: Problem) -> Iterat
 
 
 def descent_checks(label: str, net: lc.LinearCNN, problem: Problem, steps: int) -> Iterator[Check]:
-    """One step against the exact identity, and the error after a fixed time as the step is halved."""
+    """One step against the exact identity, and the error after a fixed time as the step becomes smaller."""
     full = all(tuple(w.shape[2:]) == net.grid for w in net.weights)
     before, slopes, decay = difference(net, full), transforms(problem.gradients(net), net.grid), problem.weight_decay
     step = SHARE * float(max(w.detach().norm() / g.norm() for w, g in zip(net.weights, problem.gradients(net), strict=True)))
@@ -157,9 +157,12 @@ def descent_checks(label: str, net: lc.LinearCNN, problem: Problem, steps: int) 
     extrapolated = (FINER[-1] * ends[-1] - FINER[-2] * ends[-2]) / (FINER[-1] - FINER[-2])
     limit: dict[str, Any] = {
         "tolerance": float((ends[-1] - ends[-2]).abs().max() / before.abs().max()),
-        "reason": "the last halving's change",
+        "scale": float(before.abs().max()),
+        "reason": f"the change from step/{FINER[-2]} to step/{FINER[-1]}",
     }
     yield agree(f"{label}: Δ extrapolated to step size 0", extrapolated, math.exp(-4 * decay * time) * before, **limit)
+    half = agree("", extrapolated, math.exp(-2 * decay * time) * before, **limit)
+    yield control(f"{label}: Δ extrapolated to step size 0, with e^{{−2λt}}", half)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ $$\#\{\text{real roots of } p, \text{ with multiplicity}\} \;\ge\; \#\{l : d_l \
 
 the number of filters with an even number of taps. *Proof.* A real factor of odd degree has a real root. Conversely give each of them one:
 an even number of real roots is left, and pairs of real and of conjugate roots fill the rest. So the filters that a network of one
-channel computes are a semi-algebraic set and not all filters: $1 + bz + z^2$ is computed by two layers of two taps only if $|b| \ge 2$, and
-its distance to what they compute is $\sqrt{1 - b^2}$ for $|b| \le \frac12$ and $(2 - |b|)/\sqrt3$ for $\frac12 \le |b| \le 2$. With two
-layers, two hidden channels compute every filter: $p = a(z) \cdot 1 + b(z) \cdot z^{d_1}$ if $d_1 \le d_2 + 1$.
+channel computes are a semi-algebraic set and, where two or more $d_l$ are odd, not all filters: $1 + bz + z^2$ is computed by two layers of
+two taps only if $|b| \ge 2$, and its distance to what they compute is $\sqrt{1 - b^2}$ for $|b| \le \frac12$ and $(2 - |b|)/\sqrt3$ for
+$\frac12 \le |b| \le 2$. With two layers, two hidden channels compute every filter: $p = a(z) \cdot 1 + b(z) \cdot z^{d_1}$ if
+$d_1 \le d_2 + 1$.
 
 Source: Kohn, Merkh, Montúfar, Trager, Geometry of linear convolutional networks, arXiv 2108.01538; the distance is derived here.
 """
@@ -34,7 +35,7 @@ from linconv.network import circular_convolution
 Array = np.ndarray
 Degrees = tuple[int, ...]
 
-FAST = {"degree": 4}
+FAST = {"degree": 4, "starts": 20}
 REACHED = 1e-9  # relative residuals of fits that are exact; those of the others are above 1e-4
 STEPS = 60  # of a fit; those that converge to a product take 10 to 40
 MOST_DEGREE = 9  # of the exhaustive check
@@ -44,7 +45,7 @@ SEARCHED: dict[str, Any] = {"tolerance": 1e-8, "reason": "the search ends where 
 def claim(
     *,
     degree: Annotated[int, Interval(ge=4, le=6), "degree of the filters that are fitted, one less than their taps"] = 5,
-    starts: Annotated[int, Interval(ge=1, le=100), "random starts of each fit"] = 20,
+    starts: Annotated[int, Interval(ge=20, le=100), "random starts of each fit"] = 40,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the filters and starts"] = 0,
 ) -> Iterator[Check | Note | Progress]:
     rng = np.random.default_rng(seed)
@@ -53,7 +54,7 @@ def claim(
     yield Progress("fits of random filters")
     yield from fit_checks(degree, starts, rng)
     yield Progress("distances of quadratics")
-    yield from distance_checks(max(starts // 4, 1), rng)
+    yield from distance_checks(starts, rng)
     yield from channel_checks(degree, rng)
 
 
@@ -177,7 +178,7 @@ def fit_checks(degree: int, starts: int, rng: np.random.Generator) -> Iterator[C
 
 def distance_checks(starts: int, rng: np.random.Generator) -> Iterator[Check]:
     """1 + bz + z² and two layers of two taps; below the distance nothing may be found."""
-    slopes = (-1.5, 0.0, 0.4, 1.0, 1.9)
+    slopes = (-1.5, 0.0, 0.4, 1.0, 1.9)  # at 0.4, near where the formula changes, three starts in five are too slow for STEPS
     for b in slopes:
         found = min(residual(np.array([1.0, b, 1.0]), (1, 1), 1, rng) for _ in range(starts)) * np.sqrt(2 + b * b)
         distance = np.sqrt(1 - b * b) if abs(b) <= 0.5 else (2 - abs(b)) / np.sqrt(3)

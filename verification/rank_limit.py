@@ -28,6 +28,8 @@ from linconv.claims import Check, Note, agree, at_most, control, main, rate
 Array = np.ndarray
 
 FAST = {"grid": (3, 4), "deepest": 1024}
+# The extrapolation is (8 f(h/4) − 6 f(h/2) + f(h))/3: relative errors of the costs grow by at most (8 + 6 + 1)/3.
+ROUNDING = 5 * 32 * float(np.finfo(np.float64).eps)  # 32 ε, so many times, per square root of the number of singular values
 LIMIT: dict[str, Any] = {"tolerance": 0.05, "reason": "a fitted exponent: the next term of the expansion bends the line by less"}
 
 
@@ -49,6 +51,7 @@ def claim(
     costs = np.array([lc.representation_cost(beta, int(depth)).lower / depth for depth in depths])
     logarithms = block_logarithms(beta, int(ranks.sum()))
     yield from limit_checks(depths, costs, logarithms, mean_rank, ranks)
+    yield from extrapolation_checks(depths, costs, logarithms, mean_rank, ranks)
     yield from weights_checks(beta, logarithms, ranks.size)
     yield from controls(depths, costs, logarithms, ranks, beta)
 
@@ -86,12 +89,32 @@ def limit_checks(
     slope = 2 / sites * float(logarithms.sum())
     remainders = np.abs(costs - limit - slope / depths)
     yield rate("R_L/L − mean rank − (2/LD) Σ log σ falls as L^{−2}", depths[3:].astype(float), remainders[3:], -2, **LIMIT)
-    # The line through 1/L → 0 leaves an error of second order, which one more step of Richardson's extrapolation removes.
+
+
+def extrapolation_checks(
+    depths: Int[Array, " n"], costs: Float[Array, " n"], logarithms: Float[Array, " m"], limit: float, ranks: Int[Array, "*grid"]
+) -> Iterator[Check]:
+    """Two steps of Richardson's extrapolation: the value at 0 of the parabola in 1/L through the last three depths."""
+    sites = ranks.size
     once = 2 * costs[1:] - costs[:-1]
-    twice = (4 * once[1:] - once[:-1]) / 3
-    third = 8 / 3 * float((np.abs(2 * logarithms) ** 3).sum()) / sites / float(depths[-3]) ** 3
-    yield agree("R_L/L extrapolated to infinite depth", twice[-1], limit, tolerance=third / limit + 1e-12, reason="the third-order term")
-    yield agree("rank by the cost: the number of singular values that are not zero", round(float(twice[-1]) * sites), int(ranks.sum()))
+    twice = (4 * once[-1] - once[-2]) / 3
+    allowed: dict[str, Any] = {
+        "tolerance": extrapolation_bound(logarithms, sites, float(depths[-3])) / limit + ROUNDING * math.sqrt(len(logarithms)),
+        "reason": "the remainder h³/48 max|f‴| of the interpolation in h = 1/L, and rounding",
+    }
+    yield agree("R_L/L extrapolated to infinite depth", twice, limit, **allowed)
+    yield agree("rank by the cost: the number of singular values that are not zero", round(float(twice) * sites), int(ranks.sum()))
+    yield control("R_L/L extrapolated by a line", agree("", once[-1], limit, **allowed))
+
+
+def extrapolation_bound(logarithms: Float[Array, " m"], sites: int, depth: float) -> float:
+    r"""A bound on the error at 0 of the parabola through $f(h) = \frac1D \sum \sigma^{2h}$ at h, h/2, h/4 with h = 1/`depth`.
+
+    The remainder of the interpolation at 0 is $-f'''(\xi)/6 \cdot h \cdot h/2 \cdot h/4$ for a ξ between 0 and h, and there
+    $|f'''| \le \frac1D \sum |2 \log\sigma|^3 \max(1, \sigma^{2h})$.
+    """
+    third = (np.abs(2 * logarithms) ** 3 * np.maximum(1, np.exp(2 * logarithms / depth))).sum() / sites
+    return float(third) / 48 / depth**3
 
 
 def weights_checks(beta: torch.Tensor, logarithms: Float[Array, " m"], sites: int) -> Iterator[Check]:
