@@ -321,7 +321,7 @@ def test_json_is_strict_and_complete() -> None:
 
     read = json.loads(json.dumps(document), parse_constant=refuse)
     assert read == document
-    fields = "claim statement parameters versions seed checks controls verdict scope reason witness null_model seconds"
+    fields = "claim statement parameters versions seed checks controls notes verdict scope reason witness null_model seconds"
     assert list(document) == fields.split()
     assert document["seed"] == 3
     assert document["parameters"] == {"seed": 3}

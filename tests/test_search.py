@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -23,6 +25,7 @@ from linconv import strategies
 from linconv.claims import (
     Check,
     NotApplicable,
+    Note,
     UsageError,
     agree,
     at_most,
@@ -34,11 +37,13 @@ from linconv.claims import (
     predicted_failure,
     proved_at_most,
 )
-from linconv.claims.arguments import changed, read, rebuilt, snapshot, source, tensors_of, written
+from linconv.claims.arguments import changed, read, rebuilt, restore, snapshot, source, tensors_of, written
 from linconv.claims.ascent import ascend
 from linconv.claims.budgets import Budget, read_budget
+from linconv.claims.checks import DrawingError
+from linconv.claims.compass import climb
 from linconv.claims.domains import parameters_of
-from linconv.claims.drawing import DrawingError, Violated, explore, first_examples, space_of
+from linconv.claims.drawing import Violated, explore, first_examples, space_of
 from linconv.claims.output import to_json
 from linconv.claims.ranges import at_random, boundary, ends, simpler
 from linconv.claims.runner import arguments_of
@@ -146,6 +151,59 @@ def test_a_failure_that_does_not_repeat_is_open() -> None:
     found = falsify(flaky, budget=40)
     assert found.verdict == "INCONCLUSIVE"
     assert "did not fail again" in found.reason
+
+
+def test_a_failure_that_does_not_repeat_is_told_with_its_error() -> None:
+    TIMES.clear()
+    found = falsify(flaky, budget=40)
+    assert found.reason.startswith("check “first time” fails: error ")
+    assert "; found by the structured stage after 7 examples; but it did not fail again: the claim is not a function" in found.reason
+
+
+def half_vacuous(*, n: Annotated[int, Interval(ge=0, le=2)] = 2) -> Iterator[Check]:
+    if n == 0:
+        raise NotApplicable("n is 0")
+    yield agree("n", n - 1.0, n - 1.0)
+    yield CAUGHT
+
+
+def test_draws_outside_the_hypotheses_and_of_zero_against_zero_are_told_apart() -> None:
+    scope = falsify(half_vacuous, budget=60).scope
+    told = re.search(r" \((\d+) more draws outside its hypotheses, (\d+) more draws compared zero with zero\); none violates", scope)
+    assert told, scope
+    reason = falsify(vacuous, budget=40).reason
+    assert re.search(r"none of (\d+) draws counts, \1 draws compared zero with zero \(", reason), reason
+    reason = falsify(outside, budget=40).reason
+    assert re.search(r"none of (\d+) draws counts, \1 draws outside its hypotheses \(.*n = 3", reason), reason
+
+
+def test_a_search_is_on_record_with_its_seed_budget_and_command() -> None:
+    found = falsify(holds, budget=40, seed=7)
+    assert found.scope.endswith("; search with seed 7, 40 examples")
+    assert found.command == "linconv.claims.falsify(holds, budget=40, seed=7)"
+    found = falsify(never_decided, budget="1", seed=2)
+    assert found.reason.endswith("; search with seed 2, 1 example")
+    assert falsify(holds, budget="0.2s", n=4).command == "linconv.claims.falsify(holds, budget='0.2s', n=4)"
+    assert "; search with seed 0, 0.2 seconds" in str(falsify(holds, budget="0.2s"))
+    found = falsify(drawn, budget=60, scale=1.0)
+    assert "; search with seed 0, 60 examples; reproduce with: " in found.reason
+    assert found.command.startswith("linconv.claims.check(drawn, ")
+
+
+def test_the_command_of_a_search_has_the_seed_where_it_was_given() -> None:
+    def claim(*, n: Count = 3) -> Iterator[Check]:
+        yield agree("n", n, n)
+
+    subject = replace(subject_of(claim), file="c3.py")
+    assert subject.search_command({"n": 4}, Budget(60), 5) == "python c3.py --n=4 --falsify=60 --seed=5"
+    assert subject.search_command({}, Budget(None, 120.0), 0) == "python c3.py --falsify=120s"
+    assert subject.search_command({"seed": 0}, Budget(None, 0.25), 0) == "python c3.py --falsify=0.25s --seed=0"
+
+
+def test_a_changed_argument_is_reported_as_it_was() -> None:
+    for found in (check(mutates, w=torch.zeros(1, 1, 3)), falsify(mutates, budget=5, w=torch.zeros(1, 1, 3))):
+        assert found.verdict == "INVALID"
+        assert found.parameters["w"].tolist() == [[[0.0, 0.0, 0.0]]]
 
 
 def test_the_scope_is_a_bound_from_the_independent_draws_alone() -> None:
@@ -271,7 +329,80 @@ def test_a_predicate_is_a_hypothesis_of_the_claim() -> None:
     with pytest.raises(ValueError, match="w does not meet the claim's hypothesis"):
         check(claim, w=torch.zeros(1, 1, 2))
     instances = structured(space_of(subject_of(claim), {"w": torch.ones(1, 1, 2)}, {}), Random(0))
-    assert sum(1 for instance in instances if not instance["w"].any()) <= 6  # only what the strategy itself drew
+    assert all(instance["w"].any() for instance in instances)
+
+
+SMALL_SUM = Annotated[Tensor, strategies.images(channels=1, grid=(4,)), Predicate(lambda x: bool(x.sum() <= 3))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_drawn_that_does_not_meet_the_hypothesis(seed: int) -> None:
+    """The conclusion is the hypothesis, so that every instance outside it would refute a true claim."""
+
+    def claim(*, x: SMALL_SUM) -> Iterator[Check]:
+        yield at_most("sum", x.sum(), 3.0, scale=1.0)
+        yield control("one more", at_most("", x.sum(), x.sum() - 1, scale=1.0))
+
+    found = falsify(claim, budget=40, seed=seed)
+    assert found.verdict == "HOLDS", found.reason
+    found = check(claim, seed=seed)
+    assert found.verdict == "HOLDS", found.reason
+
+
+def test_a_hypothesis_leaves_structure_and_shrinking_as_they_are() -> None:
+    """Without `admits` of the strategy below the predicate the witness would keep the numbers that were drawn."""
+
+    def claim(*, x: SMALL_SUM) -> Iterator[Check]:
+        yield at_most("norm", x.norm(), 2.5)
+
+    found = falsify(claim, budget=40)
+    assert found.verdict == "REFUTED"
+    assert found.witness is not None
+    assert found.witness["x"].sum() <= 3
+    assert all(entry == round(entry) for entry in found.witness["x"].flatten().tolist())
+    with pytest.raises(ValueError, match="x does not meet the claim's hypothesis"):
+        check(claim, x=torch.ones(1, 1, 4))
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError, ValueError])
+def test_a_predicate_that_raises_says_nothing(error: type[Exception]) -> None:
+    def raising(value: object) -> bool:
+        raise error("no\nsuch thing")
+
+    def claim(*, x: Annotated[Tensor, strategies.images(channels=1, grid=(4,)), Predicate(raising)]) -> Iterator[Check]:
+        yield agree("x", x, x)
+
+    words = f"^the predicate Predicate.* raised {error.__name__}: no such thing; let it return true or false"
+    for call in (lambda: check(claim), lambda: check(claim, x=torch.ones(1, 1, 4)), lambda: falsify(claim, budget=5)):
+        with pytest.raises(DrawingError, match=words):
+            call()
+
+
+def test_complex_arguments_are_drawn() -> None:
+    def claim(*, z: Annotated[Tensor, st.integers(0, 9).map(lambda n: torch.tensor([1 + n * 1j, 2]).conj())]) -> Iterator[Check]:
+        yield agree("norm", z.norm(), z.abs().square().sum().sqrt())
+        yield control("doubled", agree("", 2 * z.norm(), z.norm()))
+
+    assert check(claim).verdict == "HOLDS"
+    assert falsify(claim, budget=20).verdict == "HOLDS"
+
+
+def test_the_climb_goes_on_in_the_other_numbers_where_one_is_none() -> None:
+    def claim(
+        *, n: Annotated[int, Interval(ge=1, le=50)] | None = None, x: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    ) -> Iterator[Check]:
+        yield at_most("x", x, 1)
+
+    heights: list[float] = []
+
+    def height(instance: dict[str, Any]) -> float:
+        assert instance["n"] is None
+        heights.append(instance["x"])
+        return heights[-1]
+
+    start = {"n": None, "x": 0.5}
+    climb(space_of(subject_of(claim), start, {}), start, height)
+    assert max(heights) == 1.0
 
 
 def test_a_strategy_that_yields_nothing_or_raises() -> None:
@@ -452,7 +583,7 @@ def test_arguments_are_taken_apart_and_watched() -> None:
     doubled = rebuilt((net, BLOCKS), [2 * tensor.detach() for tensor in tensors_of((net, BLOCKS))])
     assert torch.equal(doubled[0].weights[0], 2 * net.weights[0])
     assert torch.equal(doubled[1].values, 2 * BLOCKS.values)
-    arguments = {"net": net, "x": np.zeros(2), "layer": nn.BatchNorm1d(2), "nan": torch.tensor(math.nan), "n": 3}
+    arguments: dict[str, Any] = {"net": net, "x": np.zeros(2), "layer": nn.BatchNorm1d(2), "nan": torch.tensor(math.nan), "n": 3}
     before = snapshot(arguments)
     assert changed(arguments, before) == ""
     arguments["layer"].running_mean += 1
@@ -461,6 +592,41 @@ def test_arguments_are_taken_apart_and_watched() -> None:
         rebuilt(nn.Flatten(), [])
     with pytest.raises(TypeError, match="a BatchNorm1d cannot be written down"):
         written(arguments["layer"])
+
+
+def test_changed_arguments_get_their_numbers_back() -> None:
+    def resize(arguments: dict[str, Any]) -> None:
+        arguments["resized"].data = torch.zeros(5, dtype=torch.float64)
+
+    def expand(arguments: dict[str, Any]) -> None:
+        arguments["base"] += 1
+
+    def array(arguments: dict[str, Any]) -> None:
+        arguments["array"] += 1
+
+    def weights(arguments: dict[str, Any]) -> None:
+        arguments["net"].weights[0].data *= 3
+
+    def buffer(arguments: dict[str, Any]) -> None:
+        arguments["layer"].running_mean += 1
+
+    def shorter(arguments: dict[str, Any]) -> None:
+        arguments["list"].pop()
+
+    for change, name in ((resize, "resized"), (expand, "expanded"), (array, "array"), (weights, "net"), (buffer, "layer")):
+        base = torch.zeros(1)
+        arguments: dict[str, Any] = {"resized": torch.ones(2), "expanded": base.expand(3), "array": np.zeros(2), "layer": nn.BatchNorm1d(2)}
+        arguments |= {"net": LinearCNN(1, (2,), 1, (2,))}
+        before = snapshot(arguments)
+        change(arguments | {"base": base})
+        assert changed(arguments, before) == name
+        restore(arguments, before)
+        assert changed(arguments, before) == ""
+    tensors = {"list": [torch.ones(2), torch.ones(3)]}
+    before = snapshot(tensors)
+    shorter(tensors)
+    restore(tensors, before)
+    assert changed(tensors, before) == "list"
 
 
 # Proofs by enclosure
@@ -516,7 +682,8 @@ def test_a_witness_of_tensors_is_replayed_in_a_fresh_process_and_as_a_program(tm
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (1, "")
     document = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
-    assert "replayed in a fresh process" in document["reason"]
+    assert "replayed in a fresh process; search with seed 2, 30 examples; reproduce with: " in document["reason"]
+    assert "planted.py --falsify=30 --seed=2\n" in ended.stdout
     assert document["seed"] is None
     assert float(read(document["witness"]["w"]).abs().max()) + read(document["witness"]["net"]).depth > 3
     program = (tmp_path / "v.witness.py").read_text(encoding="utf-8")
@@ -536,7 +703,7 @@ def run(argv: list[str], capsys: pytest.CaptureFixture[str], claim: Callable[...
 def test_falsify_at_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(["--falsify", "30", "--json", str(tmp_path / "v.json")], capsys)
     assert (code, err) == (0, "")
-    assert "--falsify=30" in out
+    assert "linconv.claims.falsify(holds, budget=30)" in out
     assert "no counterexample: 30 examples" in out
     assert os.listdir(tmp_path) == ["v.json"]
     for wrong in (["--falsify", "5m"], ["--falsify=0"], ["--falsify=5", "--seed=-1"], ["--falsify"], ["--falsify=5", "--n=100"]):
@@ -562,3 +729,14 @@ def test_the_json_of_a_drawn_run_names_its_tensors() -> None:
     found = check(drawn, seed=3, scale=0.0)
     assert found.seed == 3
     assert to_json(found)["parameters"] == {"w": "<Tensor>", "scale": 0.0}
+
+
+def test_the_json_has_the_notes() -> None:
+    def claim() -> Iterator[Check | Note]:
+        yield Note("solved in 3 steps")
+        yield agree("one", 1, 1)
+        yield Note("for odd grids", in_scope=True)
+        yield CAUGHT
+
+    assert to_json(check(claim))["notes"] == ["solved in 3 steps", "for odd grids"]
+    assert to_json(check(holds))["notes"] == []

@@ -12,7 +12,8 @@ RUNS = re.findall(r"```\n\$ python fewer_taps\.py ?(.*?)\n(.*?)```", (DOCS / "tu
 
 
 def words(text: str) -> str:
-    return " ".join(text.split())
+    """Without line breaks, which are the terminal's, and without numbers: what Hypothesis draws depends on constants of the loaded sources."""
+    return re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", " ".join(text.split()))
 
 
 def test_the_tutorial_has_its_three_runs() -> None:
@@ -21,9 +22,11 @@ def test_the_tutorial_has_its_three_runs() -> None:
 
 @pytest.mark.parametrize(("arguments", "quoted"), RUNS)
 def test_what_the_tutorial_quotes_is_what_comes(arguments: str, quoted: str) -> None:
-    """Piece by piece between the marks that leave something out; line breaks are the terminal's."""
+    """Piece by piece between the marks that leave something out."""
     command = [sys.executable, str(DOCS / "fewer_taps.py"), *arguments.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=DOCS.parent)
     assert done.returncode == (1 if "REFUTED" in quoted else 0), done.stderr
     for piece in quoted.split("…"):
         assert words(piece) in words(done.stdout)
+    if "REFUTED" in quoted:
+        assert "beta=torch.tensor([[[1.0, 1.0, 1.0]]], dtype=torch.float64)" in done.stdout

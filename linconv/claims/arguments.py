@@ -82,9 +82,20 @@ def snapshot(arguments: Mapping[str, Any]) -> dict[str, list[Tensor]]:
 def changed(arguments: Mapping[str, Any], before: Mapping[str, list[Tensor]]) -> str:
     """The name of the first argument whose numbers are not what they were; empty where there is none."""
     for name, copies in before.items():
-        if not all(_same(now, then) for now, then in zip(_watched(arguments[name]), copies, strict=True)):
+        found = _watched(arguments[name])
+        if len(found) != len(copies) or not all(_same(now, then) for now, then in zip(found, copies, strict=True)):
             return name
     return ""
+
+
+def restore(arguments: Mapping[str, Any], before: Mapping[str, list[Tensor]]) -> None:
+    """Give all tensors and arrays among the arguments the numbers back that they had at the snapshot."""
+    for name, copies in before.items():
+        for now, then in zip(_watched(arguments[name]), copies, strict=False):  # an entry that was taken out of a list stays out
+            if now.shape == then.shape and now.dtype == then.dtype and 0 not in now.stride():  # an expanded tensor has no place for each
+                now.detach().copy_(then)
+            else:
+                now.data = then.clone()
 
 
 def _watched(value: Any) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Counterexamples sought uphill: the error of a check as a function of the tensors and networks that the claim is given.
 
 The step is a fraction of the norm of the variables along the normalised gradient; it grows while the error does and is halved where it
-does not, so that neither the scale of the variables nor that of the error matters.
+does not or where it would leave the domain, so that neither the scale of the variables nor that of the error matters.
 """
 
 import math
@@ -33,17 +33,21 @@ def ascend(space: Space, start: dict[str, Any], evaluate: Evaluate, try_plain: C
     size, climbed, best = FIRST_STEP, 0, -math.inf
     accepted, direction = values, {}
     for _ in range(STEPS):
-        found = _slope(start, values, evaluate, which) if values else None
-        if found is None:
-            return climbed
-        error, gradient, failed = found
-        if failed:
-            try_plain(start | {name: rebuilt(start[name], tensors) for name, tensors in values.items()})
-        if error > best:
-            climbed += best > -math.inf
-            best, accepted, direction, size = error, values, gradient, size * (LONGER if climbed else 1)
+        instance = start | {name: rebuilt(start[name], tensors) for name, tensors in values.items()}
+        if not all(admits(p, instance[p.name], start[p.name]) for p in space.drawn if p.name in names):
+            size *= SHORTER  # the step leaves the domain
         else:
-            size *= SHORTER
+            found = _slope(start, values, evaluate, which) if values else None
+            if found is None:
+                return climbed
+            error, gradient, failed = found
+            if failed:
+                try_plain(instance)
+            if error > best:
+                climbed += best > -math.inf
+                best, accepted, direction, size = error, values, gradient, size * (LONGER if climbed else 1)
+            else:
+                size *= SHORTER
         length = _norm(direction)
         if not 0 < length < math.inf or size < SHORTEST:
             return climbed

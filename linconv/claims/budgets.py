@@ -11,8 +11,13 @@ class Budget:
     examples: int | None = None
     seconds: float | None = None
 
+    @property
+    def text(self) -> str:
+        """As `read_budget` reads it."""
+        return f"{self.examples}" if self.seconds is None else f"{self.seconds:.15f}".rstrip("0").rstrip(".") + "s"
+
     def __str__(self) -> str:
-        return f"{self.examples} examples" if self.seconds is None else f"{self.seconds:g} seconds"
+        return f"{self.examples} example" + ("s" if self.examples != 1 else "") if self.seconds is None else f"{self.seconds:g} seconds"
 
 
 def read_budget(budget: object) -> Budget:

@@ -30,7 +30,7 @@ class UsageError(ValueError):
 
 
 class DrawingError(ValueError):
-    """A claim's strategy yields nothing, or raises."""
+    """A claim's strategy yields nothing, or it or a predicate beside it raises."""
 
 
 @dataclass(frozen=True)

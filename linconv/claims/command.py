@@ -1,10 +1,9 @@
 """The command line of a claim, made from its signature."""
 
 import inspect
-import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,7 +12,7 @@ from linconv.claims.checks import DrawingError, UsageError
 from linconv.claims.domains import Parameter
 from linconv.claims.output import Terminal, to_json, writable, write_json, write_text
 from linconv.claims.runner import arguments_of, checked_seed, decide
-from linconv.claims.subject import Claim, Subject, flags_of, subject_of, versions
+from linconv.claims.subject import Claim, Subject, subject_of, versions
 from linconv.claims.verdict import EXIT_CODES, USAGE_ERROR, Verdict
 
 EXITS = "Exit codes: 0 HOLDS, 1 REFUTED, 2 usage error, 3 INCONCLUSIVE, 4 NOT APPLICABLE, 5 INVALID (the check itself is broken)."
@@ -62,7 +61,7 @@ def _run(claim: Claim, tokens: list[str]) -> int:
     except (_Unusable, TypeError, ValueError) as error:
         return _complain(_line(error), USAGE_ERROR)
     terminal = Terminal(plot_folder)
-    terminal.header(subject, subject.command(arguments, seed) if budget is None else _search_command(subject, given, outputs))
+    terminal.header(subject, subject.command(arguments, seed) if budget is None else subject.search_command(given, budget, outputs["seed"]))
     try:
         with terminal.bar:
             if budget is None:
@@ -87,11 +86,6 @@ class _Helped(Exception):
 
 class _Unusable(Exception):
     """The command line is wrong."""
-
-
-def _search_command(subject: Subject, given: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    flags = [flag for name, value in given.items() if name in subject.parameters for flag in flags_of(subject.parameters[name], value)]
-    return shlex.join([*(subject.launcher or [subject.name]), *flags, f"--falsify={outputs['falsify']}"])
 
 
 def _parse(subject: Subject, tokens: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -37,8 +37,10 @@ def climb(space: Space, start: dict[str, Any], height: Callable[[dict[str, Any]]
             return
         here = best
         for flag in flags:
+            if value[flag.name] is None:  # from an optional number that is left out no way leads up
+                continue
             for direction in (1, -1):
                 other = value | {flag.name: on_lattice(flag.domain, value[flag.name] + direction * step * _width(flag))}
-                if other != value and value[flag.name] is not None and (found := height(other)) > best:
+                if other != value and (found := height(other)) > best:
                     value, best = other, found
         flat, step = (0, step) if best > here else (flat + 1, step / 2)

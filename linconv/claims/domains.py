@@ -5,7 +5,7 @@ and in library calls, and the help line. Types: `int`, `float`, `bool`, `str`, `
 `| None`. Domains: the bounds, `MultipleOf` and `Len` of annotated-types, on a tuple's items too. Numbers need a domain. A
 parameter of any other type (a tensor, a network) is an argument of the library call and never a flag. With a Hypothesis strategy,
 `Annotated[LinearCNN, strategies.linear_cnns()]`, it is drawn where it is not given, and counterexamples are sought in it; a
-`Predicate` of annotated-types is a hypothesis on it, and one that is not met a `ValueError`.
+`Predicate` of annotated-types is a hypothesis on it: nothing is drawn that does not meet it, and to pass such a value is a `ValueError`.
 """
 
 import inspect
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
+
+from linconv.claims.predicates import meets, restricted
 
 EXAMPLE = "Annotated[int, Interval(ge=1, le=8)]"
 RELATIONS: tuple[tuple[type, str, str, Callable[[Any, Any], bool]], ...] = (
@@ -35,10 +37,7 @@ class DomainError(TypeError):
 
 @dataclass(frozen=True)
 class Domain:
-    """A type with its constraints. `kind` is int, float, bool, str, Path, "choice", "tuple", or None for a library argument,
-
-    which may have a `strategy` to draw it with.
-    """
+    """A type with its constraints. `kind` is int, float, bool, str, Path, "choice", "tuple", or None where there is no flag."""
 
     kind: Any
     hint: Any
@@ -235,7 +234,7 @@ def _drawn(hint: Any, metadata: list[Any]) -> Domain:
     hypothesis = sys.modules.get("hypothesis.strategies")
     strategies = [entry for entry in metadata if hypothesis is not None and isinstance(entry, hypothesis.SearchStrategy)]
     predicates = tuple(entry for entry in metadata if isinstance(entry, annotated_types.Predicate))
-    return Domain(None, hint, predicates, strategy=strategies[-1] if strategies else None)
+    return Domain(None, hint, predicates, strategy=restricted(strategies[-1], predicates) if strategies else None)
 
 
 def _constraints(metadata: list[Any]) -> tuple[Any, ...]:
@@ -294,6 +293,6 @@ def _library_argument(domain: Domain, value: object, name: str, wrong: TypeError
     if classes and get_origin(hint) in (None, Union, types.UnionType) and not isinstance(value, classes):
         raise wrong
     for rule in domain.constraints:
-        if not rule.func(value):
+        if not meets(rule, value):
             raise ValueError(f"{name} does not meet the claim's hypothesis {rule}; pass one that does")
     return value

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
+from torch import Tensor
 
 from linconv.claims.arguments import tensors_of
 from linconv.claims.checks import DrawingError
@@ -83,7 +85,7 @@ def explore(strategy: st.SearchStrategy[Any], visit: Callable[[Any], object], *,
     """Show a visitor up to so many examples; True where it raised `Violated`, which ends the run.
 
     With `shrink` Hypothesis goes on from there to ever simpler examples that raise it.  No database and no profile has a say.
-    `DrawingError` where the strategy yields nothing, or raises.
+    `DrawingError` where the strategy yields nothing, or it or a predicate raises.
     """
     failed = False
     phases = [Phase.generate, Phase.target, *([Phase.shrink] if shrink else [])]
@@ -115,6 +117,8 @@ def explore(strategy: st.SearchStrategy[Any], visit: Callable[[Any], object], *,
         return True
     except Unsatisfiable:
         raise DrawingError("nothing can be drawn from the claim's strategies: their filters reject everything") from None
+    except DrawingError:  # of a predicate
+        raise
     except Exception as error:
         if not failed:  # one that failed and then did not is of a claim that is not a function of its arguments
             raise DrawingError(f"drawing from the claim's strategies raised {type(error).__name__}: {error}") from error
@@ -145,7 +149,12 @@ def is_missing(parameter: Parameter, given: Mapping[str, object]) -> bool:
 
 
 def _variety(values: Mapping[str, Any]) -> int:
-    return sum(int(tensor.detach().unique().numel()) for value in values.values() for tensor in tensors_of(value))
+    return sum(int(_real(tensor.detach()).unique().numel()) for value in values.values() for tensor in tensors_of(value))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Real and imaginary parts of a complex tensor as numbers of their own, which, unlike it, can be sorted."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def strategy_of(domain: Domain) -> st.SearchStrategy[Any]:

@@ -144,6 +144,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     document = {name: getattr(verdict, name) for name in fields}
     document["checks"] = [_check(check) for check in verdict.checks]
     document["controls"] = [_controlled(check) for check in verdict.controls]
+    document["notes"] = [note.text for note in verdict.notes]
     document |= {name: getattr(verdict, name) for name in ("verdict", "scope", "reason", "witness", "null_model", "seconds")}
     if verdict.witness is not None:
         document["witness"] = {name: _written(value) for name, value in verdict.witness.items()}

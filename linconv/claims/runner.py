@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from linconv.claims.arguments import changed, snapshot
+from linconv.claims.arguments import changed, restore, snapshot
 from linconv.claims.budgets import read_budget
 from linconv.claims.checks import Check, Figure, NotApplicable, Note, Progress, UsageError, not_applicable
 from linconv.claims.domains import validated
@@ -150,7 +150,10 @@ def decide(subject: Subject, parameters: Mapping[str, object], listen: Listener 
 
 
 def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = ignore) -> Run:
-    """One pass through the claim's body. What it raises ends the run and is recorded, except a `UsageError` before any check."""
+    """One pass through the claim's body. What it raises ends the run and is recorded, except a `UsageError` before any check.
+
+    Arguments that it changes in place are as before when it has ended.
+    """
     run, before = Run(), snapshot(arguments)
     try:
         produced = subject.claim(**arguments)
@@ -171,6 +174,8 @@ def execute(subject: Subject, arguments: Mapping[str, Any], listen: Listener = i
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         run.raised = error
     run.mutated = changed(arguments, before)
+    if run.mutated:  # what is reported is the instance that the claim was given
+        restore(arguments, before)
     return run
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from random import Random
@@ -27,13 +27,15 @@ from linconv.claims.shrinking import shrunk
 from linconv.claims.structured import structured
 from linconv.claims.subject import Subject
 from linconv.claims.trials import Search, Spent, Trial, closeness, signed_margin
-from linconv.claims.verdict import NO_CONTROL, Status, Verdict, counted, scope_of
+from linconv.claims.verdict import NO_CONTROL, REPRODUCE, Status, Verdict, counted, scope_of
 
 SHARE = 0.25  # of the budget, at most, for each stage but the last
 MOST = 1000  # examples for each stage but the last: what it has not found by then it seldom finds
 STARTS = 20
 RISK = 0.05
+APART = {"outside": "outside its hypotheses", "vacuous": "compared zero with zero"}  # draws that are no evidence
 UNCONFIRMED = 3  # failures that nothing confirms, after which the search gives up
+UNREPEATED = "but it did not fail again: the claim is not a function of its arguments (global random state?)"
 LABELS = 8  # checks that Hypothesis is asked to drive towards failure
 
 
@@ -54,8 +56,18 @@ def search(subject: Subject, given: Mapping[str, object], budget: Budget, seed: 
     except DrawingError as error:
         run, ruling = hunt.first, ("INVALID", str(error))
     if hunt.witness is not None:
-        return verdict_of(subject, *hunt.witness, ruling, time.perf_counter() - started)
-    return verdict_of(subject, arguments, run, ruling, time.perf_counter() - started, drawn_with, hunt.scope(run))
+        verdict = verdict_of(subject, *hunt.witness, ruling, time.perf_counter() - started)
+    else:
+        verdict = verdict_of(subject, arguments, run, ruling, time.perf_counter() - started, drawn_with, hunt.scope(run))
+    return _recorded(verdict, f"search with seed {seed}, {budget}", subject.search_command(given, budget, seed))
+
+
+def _recorded(verdict: Verdict, how: str, command: str) -> Verdict:
+    """The verdict with what determined the search in its scope or reason, and without a witness the command that searches again."""
+    if verdict.holds:
+        return replace(verdict, scope=f"{verdict.scope}; {how}", command=command)
+    reason, reproduce, line = verdict.reason.partition(REPRODUCE)
+    return replace(verdict, reason=f"{reason}; {how}{reproduce}{line}", command=command if verdict.witness is None else verdict.command)
 
 
 @dataclass
@@ -159,6 +171,9 @@ class Hunt:
         small = shrunk(self.space, found.arguments, lambda candidate: self._fails_alike(candidate, trial))
         for arguments in (small, trial.arguments):
             again = self.search.judged(arguments)
+            if again.outcome != "violated":
+                ruling = "INCONCLUSIVE", f"{trial.reason}; {how}; {UNREPEATED}"
+                continue
             self.search.listen(Progress("confirming the counterexample"))
             ruling = confirmed(self.search.subject, arguments, again.run, f"{again.reason}; {how}")
             if ruling[0] == "REFUTED":
@@ -198,8 +213,8 @@ class Hunt:
         if not independent["held"]:
             if not independent:
                 return "INCONCLUSIVE", f"no counterexample; the budget of {self.search.budget} was spent before any independent draw"
-            reasons = "; ".join(dict.fromkeys(first[name].reason for name in ("outside", "vacuous") if name in first))
-            return "INVALID", f"nothing was tested: none of {counted(independent.total(), 'draw')} meets the hypotheses ({reasons})"
+            reasons = "; ".join(dict.fromkeys(first[name].reason for name in APART if independent[name]))
+            return "INVALID", f"nothing was tested: none of {counted(independent.total(), 'draw')} counts, {self._apart('')} ({reasons})"
         return "HOLDS", f"no counterexample: {self.tally()}"
 
     def _instance(self, trial: Trial) -> str:
@@ -209,6 +224,11 @@ class Hunt:
         """How many examples each stage had, in words."""
         stages = ", ".join(f"{number} {stage}" for stage, number in self.search.stages.items() if number and stage != "start")
         return counted(self.search.examples, "example") + (f" ({stages})" if stages else "")
+
+    def _apart(self, more: str) -> str:
+        """How many independent draws are no evidence, and why."""
+        independent = self.search.independent
+        return ", ".join(f"{counted(independent[name], f'{more}draw')} {why}" for name, why in APART.items() if independent[name])
 
     def interrupted(self) -> str:
         if self.search.found is not None:
@@ -230,8 +250,8 @@ class Hunt:
         )
         kept = {name: value for name, value in self.space.start.items() if name not in {p.name for p in self.space.parameters}}
         others = f" at {self.search.subject.instance(kept)}" if kept else ""
-        skipped = self.search.independent.total() - held
-        dropped = f" ({counted(skipped, 'more draw')} outside its hypotheses)" if skipped else ""
+        apart = self._apart("more ")
+        dropped = f" ({apart})" if apart else ""
         rate = 1 - RISK ** (1 / held)
         return (
             f"sampled, {counted(held, 'independent draw')}{proved} from {domain}{others}{dropped}; none violates it, so that with "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from linconv.claims.arguments import source
+from linconv.claims.budgets import Budget
 from linconv.claims.domains import Parameter, parameters_of
 
 Claim: TypeAlias = Callable[..., Any]
@@ -59,6 +60,19 @@ class Subject:
         flags = [flag for name, value in arguments.items() for flag in flags_of(self.parameters[name], value)]
         drawn = [f"--seed={seed}"] if seed is not None and "seed" not in self.parameters else []
         return shlex.join([*self.launcher, *flags, *drawn])
+
+    def search_command(self, given: Mapping[str, Any], budget: Budget, seed: int) -> str:
+        """The line that repeats a search with these parameters given: of the shell, or of Python where there is none or one is no flag."""
+        plain = {name: value for name, value in given.items() if name in self.parameters and name != "seed"}
+        chosen = seed != 0 or "seed" in given
+        if not self.launcher or any(not self.parameters[name].domain.is_flag for name in plain):
+            modules: set[str] = set()
+            fixed = "".join(f", {name}={source(value, modules)}" for name, value in plain.items())
+            begun = f", budget={budget.examples or repr(budget.text)}" + (f", seed={seed}" if chosen else "")
+            line = f"linconv.claims.falsify({self.claim.__qualname__}{begun}{fixed})"
+            return line if len(line) <= LONGEST_LINE else f"linconv.claims.falsify({self.claim.__qualname__}{begun}, …)"
+        flags = [flag for name, value in plain.items() for flag in flags_of(self.parameters[name], value)]
+        return shlex.join([*self.launcher, *flags, f"--falsify={budget.text}", *([f"--seed={seed}"] if chosen else [])])
 
     def instance(self, arguments: Mapping[str, Any]) -> str:
         """The arguments in one line, without those that are left out by default."""

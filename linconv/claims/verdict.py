@@ -20,7 +20,7 @@ class Verdict:
     """The outcome of one run of a claim.
 
     `verdict` is HOLDS, REFUTED, INCONCLUSIVE, NOT APPLICABLE or INVALID; `scope` says what HOLDS extends to, `reason` why it is
-    this verdict; `witness` holds the refuting parameters, `command` the line that reproduces the run, `snippet` a program that repeats a
+    this verdict; `witness` holds the refuting parameters, `command` the line that repeats run or search, `snippet` a program that repeats a
     refutation, `traceback` the end of the traceback where the claim's body raised.
     """
 
