@@ -448,7 +448,7 @@ def test_no_trained_network_has_less_total_variation_than_the_certified_minimum(
 def test_an_exponent_is_recovered(beta, noise, seed):
     sizes = torch.tensor([8.0, 16.0, 32.0, 64.0], dtype=F64)
     errors = sizes**-beta * torch.exp(noise * torch.randn(6, 4, dtype=F64, generator=seeded(seed)))
-    found = learning_exponent(sizes, errors(seed))
+    found = learning_exponent(sizes, errors)
     # Slopes have standard deviation noise/√(Σ(log P − mean)²) = noise/1.55, their mean over 6 runs 1/√6 of that.
     assert abs(found.estimate - beta) < 5.5 * noise / 1.55 / math.sqrt(6) + 1e-9
     assert found.low <= found.estimate <= found.high

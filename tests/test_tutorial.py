@@ -12,7 +12,7 @@ RUNS = re.findall(r"```\n\$ python fewer_taps\.py ?(.*?)\n(.*?)```", (DOCS / "tu
 
 
 def words(text: str) -> str:
-    """Without line breaks, which are the terminal's, and without numbers: what Hypothesis draws depends on constants of the loaded sources."""
+    """Without line breaks and numbers: what Hypothesis draws depends on the constants in the sources that are loaded."""
     return re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", " ".join(text.split()))
 
 
