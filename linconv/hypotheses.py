@@ -73,6 +73,7 @@ def _of_linear_cnn(net: LinearCNN, grid: tuple[int, ...]) -> Iterator[Hypothesis
         yield Hypothesis("linear", "network", False, "a LinearCNN with another forward method, or with hooks", linear=True)
     yield Hypothesis("grid", "network", net.grid == grid, f"made for {_times(net.grid)}, images of {_times(grid)}", linear=True)
     for i, weight in enumerate(net.weights[:-1]):
+        yield from _folded(f"layer {i}", tuple(weight.shape[2:]), net.grid)
         yield _full_kernel(f"layer {i}", tuple(weight.shape[2:]), net.grid)
 
 
@@ -99,11 +100,20 @@ def _of_convolution(name: str, layer: nn.Module, grid: tuple[int, ...]) -> Itera
     yield Hypothesis("same size", name, same, f"padding {padding}", linear=True)
     circular = not any(excess) or layer.padding_mode == "circular"
     yield Hypothesis("circular", name, circular, f"padding mode {layer.padding_mode}" if any(excess) else "one tap", linear=True)
+    yield from _folded(name, [e + 1 for e in excess], grid)
     if any(d != 1 for d in layer.dilation) and any(excess):
         yield Hypothesis("full kernel", name, False, f"{_times(layer.kernel_size)}, dilated {_times(layer.dilation)}", linear=False)
     else:
         yield _full_kernel(name, tuple(layer.kernel_size), grid)
     yield Hypothesis("dense", name, layer.groups == 1, "one group" if layer.groups == 1 else f"{layer.groups} groups", linear=False)
+
+
+def _folded(name: str, spans: Sequence[int], grid: tuple[int, ...]) -> Iterator[Hypothesis]:
+    """Taps that wrap around meet others: two of them, w and w, are one of 2w, which costs twice as much."""
+    if any(span > n for span, n in zip(spans, grid, strict=True)):
+        yield Hypothesis(
+            "within the grid", name, False, f"its taps span {_times(spans)} on a grid of {_times(grid)} and meet", linear=False
+        )
 
 
 def _full_kernel(name: str, taps: tuple[int, ...], grid: tuple[int, ...]) -> Hypothesis:

@@ -137,6 +137,17 @@ def test_pooled_readouts_are_bounded_without_a_surviving_control() -> None:
     assert lc.check("theorem410", net=net, input_shape=SHAPE).verdict == "NOT APPLICABLE"
 
 
+def test_taps_that_wrap_around_cost_less_than_the_bound() -> None:
+    """Two taps of 1 on one site are one of 2: Σ‖w‖² = 3, and the least over full kernels is 4. The bound must not be claimed."""
+    folded = lc.LinearCNN.from_weights([torch.ones(1, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)], (1,))
+    assert failing(folded, (1, 1)) == ["within the grid at layer 0", "full kernel at layer 0"]
+    assert lc.representation_cost(lc.frequency_blocks(folded).predictor().detach(), 2).lower == pytest.approx(4)
+    for net, shape in ((folded, (1, 1)), (network(conv(2, 2, (2, 2), dilation=3)), SHAPE), (network(conv(2, 2, (5, 3))), SHAPE)):
+        verdict = lc.check("theorem410", net=net, input_shape=shape)
+        assert verdict.verdict == "NOT APPLICABLE"
+        assert not any(check.name.startswith("nearest form") for check in verdict.checks)
+
+
 @pytest.mark.parametrize("rest", [(nn.Linear(24, 24, bias=False),), ()])
 def test_no_nearer_form_where_layers_are_counted_otherwise(rest: tuple[nn.Module, ...]) -> None:
     shared = conv(2, 2)

@@ -124,8 +124,8 @@ def nearest_form(
     net: nn.Module, imported: lc.LinearCNN, input_shape: tuple[int, ...], missing: list[Hypothesis]
 ) -> Iterator[Check | Note | Progress]:
     """What holds without free layers: Σ‖w‖² is at least the cost with kernels of that many taps, and with full ones."""
-    if any(h.name == "own weights" or "Linear, Linear" in h.found for h in missing):
-        yield Note("no form of the theorem is nearer: its layers would have to be counted another way")
+    if any(h.name in ("own weights", "within the grid") or "Linear, Linear" in h.found for h in missing):
+        yield Note("no form of the theorem is nearer: its weights would have to be counted another way")
         return
     beta, squares, kernel = lc.frequency_blocks(imported).predictor().detach(), _squares(net), hidden_kernel(net, input_shape)
     yield Progress("bounding the cost with restricted kernels")

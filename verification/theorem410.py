@@ -67,7 +67,7 @@ def claim(
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
     module: Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"] = "",
     input_shape: Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images"] | None = None,
-    net: nn.Module | None = None,
+    net: Annotated[nn.Module | None, "the same from Python: the network itself"] = None,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
     if net is not None or module:

@@ -26,6 +26,7 @@ from linconv.validation import validate_number, validate_size, validate_tensor
 __all__ = ["Solution", "fit", "fit_path"]
 
 DEEPEST = 1000
+SHARE = 0.9  # of the tolerance: the rest is for the rounding that certificates pay for
 SMALL = 2**20  # numbers in the data up to which a second thread costs more than it saves, ten times more on a busy machine
 
 
@@ -192,7 +193,7 @@ def _solve(
     if exact is not None:
         return exact
     if problem.depth == 2 and problem.max_rank is None:
-        return nuclear(problem, tol, start, monitor)
+        return nuclear(problem, SHARE * tol, start, monitor)
     return nonconvex(problem, tol, start, monitor, max_nodes, checkpoint)
 
 
