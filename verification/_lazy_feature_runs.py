@@ -125,11 +125,12 @@ def between(dim: int, size: int, seed: int, widths: tuple[int, ...], scales: tup
         torch.tensor(by_width, dtype=torch.float64),
         torch.tensor(by_scale, dtype=torch.float64),
         free.total_variation() / feature.bound_found - 1,
-        float(feature.dual @ outputs_with_start(free, points)) / max(1.0, feature.dual_maximum),
+        float(feature.dual @ outputs_with_start(free, points)) / max(1.0, feature.dual_maximum * (1 + ROUNDING)),
         free.total_variation(),
         (objective, decayed_bound(feature, y + start(kept, points), decay)),
         (distance(free, feature), distance(kept, feature)),
         (distance(free, lazy), distance(kept, lazy)),
+        feature.proved,
     )
 
 
