@@ -13,7 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-LISTED = 6  # entries of an array that are written out
+from linconv.claims.output import brief
+
 PREAMBLE = "% needs amsmath, amssymb, booktabs\n"
 ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar", "\u0303": r"\tilde", "\u0307": r"\dot"}
 Document = Mapping[str, Any]
@@ -137,30 +138,6 @@ def _tex(text: str) -> str:
 def _formula(text: str) -> str:
     """A formula, in which a Greek letter or a sign may stand as itself."""
     return "".join(c if c.isascii() else re.sub(r"^\\ensuremath\{(.*)\}$", r"\1 ", _tex(c)) for c in text)
-
-
-def brief(value: Any) -> str:
-    """A value of a check as a table shows it.
-
-    >>> brief({"shape": [2, 3], "norm": 1.5}), brief([[1.0, 2.0], [3.0, 4.0]]), brief(1 / 3)
-    ('2×3 array of norm 1.5', '2×2 array', '0.333333')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, Mapping) and "shape" in value:
-        return f"{'×'.join(map(str, value['shape']))} array of norm {value['norm']:.4g}"
-    if isinstance(value, Mapping) and "re" in value:
-        return f"{value['re']:.6g}{value['im']:+.6g}i"
-    if isinstance(value, list):
-        if len(value) <= LISTED and not any(isinstance(entry, list) for entry in value):
-            return "[" + ", ".join(map(brief, value)) + "]"
-        sizes: list[int] = []
-        inner: Any = value
-        while isinstance(inner, list):
-            sizes.append(len(inner))
-            inner = inner[0] if inner else None
-        return f"{'×'.join(map(str, sizes))} array"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def number(value: Any) -> str:

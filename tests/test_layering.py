@@ -49,7 +49,7 @@ ALONE = {
     "images": EVERYONE_MAY_IMPORT,
     "claims": EVERYONE_MAY_IMPORT,
     "statistics": EVERYONE_MAY_IMPORT,
-    "report": set(),
+    "report": {"claims"},
 }
 NOBODY_IMPORTS = {"strategies", "verification", "tests", "benchmarks"}
 # The only imports against an arrow, each inside a function.

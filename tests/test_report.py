@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 import linconv as lc
 from linconv.claims import Check, agree, at_most, control
-from linconv.claims.output import to_json
-from linconv.report import brief, latex, number, page, statement_html, statement_latex
+from linconv.claims.output import brief, to_json
+from linconv.report import latex, number, page, statement_html, statement_latex
 from verification.__main__ import claims as claim_names
 from verification.__main__ import main
 

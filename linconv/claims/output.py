@@ -111,7 +111,7 @@ def _control(check: Check) -> str:
 def _details(check: Check) -> tuple[str, ...]:
     if check.observed is None:
         return (check.note,)
-    sides = f"observed {_brief(check.observed)}, {check.side} {_brief(check.predicted)}"
+    sides = f"observed {brief(check.observed)}, {check.side} {brief(check.predicted)}"
     relation = "≤" if check.error <= check.tolerance else ">"
     # Formulas and scales are in the JSON; here a line must be read at a glance.
     why = "rounding" if check.reason.startswith("rounding") else check.reason.partition("; relative to")[0].partition("; below: ")[0]
@@ -120,7 +120,12 @@ def _details(check: Check) -> tuple[str, ...]:
     return tuple(filter(None, (sides + error, check.note)))
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value of a check as a line or a table shows it.
+
+    >>> brief({"shape": [2, 3], "norm": 1.5}), brief([[1.0, 2.0], [3.0, 4.0]]), brief(1 / 3)
+    ('2×3 array of norm 1.5', '2×2 array', '0.333333')
+    """
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict) and "shape" in value:
@@ -130,7 +135,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, list):
         shape = _shape(value)
         listed = len(shape) == 1 and shape[0] <= LISTED
-        return "[" + ", ".join(map(_brief, value)) + "]" if listed else f"{'×'.join(map(str, shape))} array"
+        return "[" + ", ".join(map(brief, value)) + "]" if listed else f"{'×'.join(map(str, shape))} array"
     return str(value)
 
 
