@@ -50,6 +50,11 @@ class MinimalVariation:
         return (torch.relu(x.flatten(1).to(torch.float64) @ self.neurons.T) @ self.weights).to(x.dtype)
 
     @property
+    def feasible_dual(self) -> Float[Tensor, " P"]:
+        """λ scaled to |g_λ| ≤ 1, rounding paid for: λ·y is then at most the total variation of any network with outputs y on the points."""
+        return self.dual / max(1.0, self.dual_maximum * (1 + ROUNDING))
+
+    @property
     def bound_found(self) -> float:
         return self.dual_value / max(1.0, self.dual_maximum * (1 + ROUNDING))
 

@@ -95,6 +95,7 @@ class Between(NamedTuple):
     decayed: tuple[float, float]  # with weight decay: objective, and the certified lower bound of all networks' objectives
     to_feature: tuple[float, float]  # distance to the feature limit: small scale without, and with weight decay
     to_lazy: tuple[float, float]  # distance to the lazy limit: the same two
+    proved: bool  # both bounds are, since the maximum over the sphere is
 
 
 def between(dim: int, size: int, seed: int, widths: tuple[int, ...], scales: tuple[float, ...], decay: float, steps: int) -> Between:
@@ -125,7 +126,7 @@ def between(dim: int, size: int, seed: int, widths: tuple[int, ...], scales: tup
         torch.tensor(by_width, dtype=torch.float64),
         torch.tensor(by_scale, dtype=torch.float64),
         free.total_variation() / feature.bound_found - 1,
-        float(feature.dual @ outputs_with_start(free, points)) / max(1.0, feature.dual_maximum * (1 + ROUNDING)),
+        float(feature.feasible_dual @ outputs_with_start(free, points)),
         free.total_variation(),
         (objective, decayed_bound(feature, y + start(kept, points), decay)),
         (distance(free, feature), distance(kept, feature)),
@@ -145,7 +146,7 @@ def outputs_with_start(net: ShallowNetwork, x: Float[Tensor, "P d"]) -> Float[Te
 
 def decayed_bound(feature: MinimalVariation, goals: Float[Tensor, " P"], decay: float) -> float:
     """No network has ½ mean (f − y)² + decay · (total variation) below max_t t·λ·y − ½P t²|λ|² over t ≤ decay, with |g_λ| ≤ 1."""
-    dual = feature.dual / max(1.0, feature.dual_maximum)
+    dual = feature.feasible_dual
     linear, square = float(dual @ goals), len(goals) * float(dual.square().sum())
     t = min(decay, linear / square)
     return t * linear - t**2 * square / 2

@@ -16,7 +16,7 @@ project's (docs/lazy-feature.md).
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Interval as Between
@@ -210,8 +210,10 @@ def width_checks(middle: list[runs.Between]) -> Iterator[Check | Note]:
     for name, both in pairs.items():
         observed, bound = ([pair[i] for pair in both] for i in range(2))
         text = f"(c) certified minimum, at most the trained networks' {name}"
-        scope: Scope = "certified" if all(run.proved for run in middle) else "sampled"
-        yield at_most(text, bound, observed, reason="weak duality", size=BETWEEN_SIZE, draws=draws, scope=scope)
+        certified = all(run.proved for run in middle)
+        reason = "weak duality" if certified else "weak duality, of the largest |g_λ| that the search knows"
+        scope: Literal["certified", "sampled"] = "certified" if certified else "sampled"
+        yield at_most(text, bound, observed, reason=reason, size=BETWEEN_SIZE, draws=draws, scope=scope)
         yield control(f"{text}: ten times the minimum", at_most("", [10 * value for value in bound], observed))
     above = torch.tensor([run.decayed[0] / run.decayed[1] - 1 for run in middle], dtype=torch.float64)
     yield Note(f"objective with weight decay {DECAY:g}: above the certified minimum by {float(above.max()):.2%} at most")
