@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linconv.models.layers import FullConvolution
 from linconv.network import LinearCNN
 from linconv.validation import validate_sizes, validate_tensor
 
@@ -90,7 +91,7 @@ def patch_spectrum(
 
     `images` is a tensor `(N, C, *grid)`, or an iterable of such tensors that is read once; the grid has 1 to 3 dimensions.  Patches lie
     inside the images; with another `padding` they are continued as torch's `padding="same"` does, in that `padding_mode`.  Computed
-    in float64 on the images' device, two mebibytes of patches at a time; the result has the images' dtype.
+    in float64 on the images' device, two mebibytes of patches at a time and without a copy of the images; the result has their dtype.
 
     Raises `ValueError` or `TypeError` for patches larger than the images, images without variation, batches of different shapes, and
     numbers that are not finite.
@@ -105,10 +106,12 @@ def patch_spectrum(
     if not isinstance(images, Iterable):
         raise TypeError(f"images: expected a torch tensor (N, C, *grid) or an iterable of them, got {type(images).__name__}")
     batches = iter([images] if isinstance(images, Tensor) else images)
-    first = validate_tensor("images", next(batches, torch.empty(0)), ndim=(3, 4, 5), shape="images (N, C, *grid)")
+    first = next(batches, torch.empty(0))
+    _refuse_pair("images[0]", first)
+    validate_tensor("images", first, ndim=(3, 4, 5), shape="images (N, C, *grid)")
     windows = _windows(kernel_size, stride, padding, tuple(first.shape[2:]))
     # Second moments are taken about a colour near the mean: about zero they would lose the digits of the variation.
-    colour = first.detach().to(torch.float64).mean((0, *range(2, first.ndim)))
+    colour = torch.stack([part.to(torch.float64).flatten(2).mean(2).sum(0) for part in first.detach().split(100)]).sum(0) / len(first)
     sums = _sums(_alike(first, batches), windows, colour)
     per_image = math.prod(windows.counts(first.shape[2:]))
     drift = sums.means / sums.images
@@ -141,10 +144,16 @@ def _alike(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
     """The batches in turn, each checked to hold images like the first."""
     yield first
     for i, batch in enumerate(others, start=1):
+        _refuse_pair(f"images[{i}]", batch)
         validate_tensor(f"images[{i}]", batch, ndim=(first.ndim,), shape="images (N, C, *grid)")
         if batch.shape[1:] != first.shape[1:]:
             raise ValueError(f"images[{i}]: expected images {tuple(first.shape[1:])} as in the first batch, got {tuple(batch.shape[1:])}")
         yield batch
+
+
+def _refuse_pair(name: str, batch: object) -> None:
+    if isinstance(batch, list | tuple):
+        raise TypeError(f"{name}: expected a tensor of images, got a {type(batch).__name__}; pass (batch[0] for batch in loader)")
 
 
 class _Sums(NamedTuple):
@@ -218,27 +227,40 @@ def mean_patches(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) ->
 
 
 def first_filters(model: nn.Module, layer: str | None = None) -> Float[Tensor, "K C *kernel"]:
-    """The filters of a model's first convolution, or of the layer of that name, as torch applies them to patches.
+    """The filters of a model's first convolution, or of the layer of that name, as they multiply whole patches entry by entry.
 
-    The first is the first in the order of `model.named_modules()`, which is the order of definition.  Hidden layers of a `LinearCNN`
-    are true convolutions and are flipped, so that filter and patch are multiplied entry by entry.
+    The first is the first in the order of `model.named_modules()`, which is the order of definition.  A filter that sees one group of the
+    channels has zeros in the others, and one with dilation d zeros between its taps, so that its kernel has d(k − 1) + 1 of them.
+    True convolutions, which are those of a `LinearCNN` and of `FullConvolution`, are flipped.
 
-    Raises `ValueError` for a model without convolution, an unknown layer, one that is no convolution, groups, and dilation.
+    Raises `ValueError` for a model without convolution, an unknown layer, one that is no convolution, and one without weights yet.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, LinearCNN) and layer is None:
-        weight = model.weights[0].detach()
-        return weight if model.depth == 1 else weight.flip(tuple(range(2, weight.ndim)))
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)}
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | FullConvolution | LinearCNN
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     name = next(iter(convolutions), None) if layer is None else layer
     if name not in convolutions:
-        known = ", ".join(convolutions) or "none"
+        known = ", ".join(map(repr, convolutions)) or "none"
         raise ValueError(f"layer: expected the name of a convolution of the model, got {layer!r}; it has {known}; or pass the filters")
     chosen = convolutions[name]
-    if chosen.groups != 1 or any(d != 1 for d in chosen.dilation):
-        raise ValueError(f"layer: {name!r} has groups={chosen.groups}, dilation={chosen.dilation}; only 1 has filters of whole patches")
-    return chosen.weight.detach()
+    if isinstance(chosen, LinearCNN | FullConvolution):
+        weight = (chosen.weights[0] if isinstance(chosen, LinearCNN) else chosen.weight).detach()
+        readout = isinstance(chosen, LinearCNN) and chosen.depth == 1
+        return weight if readout else weight.flip(tuple(range(2, weight.ndim)))
+    if isinstance(chosen.weight, nn.parameter.UninitializedParameter):
+        raise ValueError(f"layer: {name!r} is lazy and has no weights yet; run the model on one batch of images first")
+    return _of_whole_patches(chosen)
+
+
+def _of_whole_patches(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Float[Tensor, "K C *kernel"]:
+    """Its filters with the zeros that groups and dilation leave."""
+    weight, groups = layer.weight.detach(), layer.groups
+    sizes = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    filters = weight.new_zeros(groups, len(weight) // groups, groups, weight.shape[1], *sizes)
+    taps = (slice(None),) * 4 + tuple(slice(None, None, d) for d in layer.dilation)
+    filters[taps].diagonal(dim1=0, dim2=2).copy_(weight.unflatten(0, (groups, -1)).movedim(0, -1))
+    return filters.flatten(0, 1).flatten(1, 2)
 
 
 def energy_profile(
@@ -246,9 +268,11 @@ def energy_profile(
 ) -> Float[Tensor, " m"]:
     r"""The root-mean-square weight of the filters along each component, $e_i = (\frac1K \sum_k \langle w_k, u_i\rangle^2)^{1/2}$.
 
-    `filters` is the weight of any torch convolution, or a module whose first convolution (or `layer`, by name) is taken; `components`
-    are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients; the result has the filters' dtype.  Source: Chowers
-    and Weiss, arXiv 2206.02454, section 4.  Raises `ValueError` or `TypeError` where filters and components do not fit.
+    `filters` is the weight of any torch convolution, or a module whose first convolution (or `layer`, by name) is taken, with groups and
+    dilation as `first_filters` spreads them; `components` are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients;
+    the result has the filters' dtype.  Source: Chowers and Weiss, arXiv 2206.02454, section 4.
+
+    Raises `ValueError` or `TypeError` where filters and components do not fit.
 
     >>> x = torch.rand(50, 1, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> components = patch_spectrum(x, 3).components
@@ -262,7 +286,7 @@ def energy_profile(
     if rows.shape[1] != components.shape[1] or weight.device != components.device:
         raise ValueError(
             f"filters: expected {components.shape[1]} weights a filter on {components.device} as the components have, got shape "
-            f"{tuple(weight.shape)} on {weight.device}; take the spectrum of patches of the layer's kernel size and channels"
+            f"{tuple(weight.shape)} on {weight.device}; take patches of these sizes, and pass a grouped or dilated layer as a module"
         )
     energies = (rows @ components.detach().to(torch.float64).T).square().mean(0)
     return energies.sqrt().to(weight.dtype)

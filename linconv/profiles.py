@@ -29,8 +29,9 @@ def predicted_profile(
     steps: Real,
     form: Form = "published",
     images: Float[Tensor, "N C *grid"] | None = None,
-    targets: Float[Tensor, " N"] | None = None,
+    targets: Float[Tensor, "N *M"] | None = None,
     filters: Float[Tensor, "K C *kernel"] | None = None,
+    head: Float[Tensor, "M K"] | None = None,
 ) -> Float[Tensor, " P"]:
     r"""The energies e_i of a first layer after `steps` steps of gradient descent, in the order of the spectrum's components.
 
@@ -39,7 +40,8 @@ def predicted_profile(
 
     * "published": $|1 - (1 - \eta\lambda_i^2)^t| / (\eta^2\lambda_i^2) \cdot \lambda_i$, theorem 4.2 of arXiv 2206.02454 as printed, with
       its constant c̃ = 1 and for filters that start at zero.  The λ_i alone are enough for it.
-    * "exact": the profile of exactly these `images`, `targets` (used as given) and initial `filters`, whatever they are.
+    * "exact": the profile of exactly these `images`, `targets` (used as given) and initial `filters`, whatever they are; with a fixed
+      `head` `(M, K)` the model has M outputs, ŷ = V W p̄, and `targets` are `(N, M)`.
     * "random-labels": the root of the expected squares for independent labels of mean 0.  Their variance is the mean square of `targets`,
       or 1; the data are `images`, or those of the spectrum; `filters`, by default one that starts at zero, are the initial ones.
 
@@ -55,6 +57,8 @@ def predicted_profile(
     [0.5, 1.0, 2.0]
     """
     eta, t = validate_number("step_size", step_size, positive=True), validate_steps(steps)
+    if head is not None and form != "exact":
+        raise ValueError(f"head: expected none for the form {form!r}, which has one output; take form='exact'")
     if form == "published":
         lambdas = spectrum.lambdas if isinstance(spectrum, PatchSpectrum) else validate_lambdas(spectrum)
         return published(lambdas.to(torch.float64), eta, t).to(lambdas.dtype)
@@ -66,7 +70,7 @@ def predicted_profile(
         return _random_labels(spectrum, eta, t, images, targets, filters).to(spectrum.lambdas.dtype)
     if images is None or targets is None or filters is None:
         raise ValueError("images, targets, filters: the form 'exact' needs all three, got None for at least one; pass them")
-    trained = exact_dynamics(spectrum, images, targets, filters, step_size=eta).at(t)
+    trained = exact_dynamics(spectrum, images, targets, filters, step_size=eta, head=head).at(t)
     return energy_profile(trained, spectrum.components).to(spectrum.lambdas.dtype)
 
 
@@ -137,7 +141,7 @@ def exact_dynamics(
         raise ValueError(f"targets: expected {len(patches)}, one an image, got {len(targets)}")
     if heads.shape[1] != len(start) or (head is not None and targets.shape[1] != len(heads)):
         raise ValueError(f"head: expected ({targets[0].numel()}, {len(start)}), outputs by filters, got {tuple(heads.shape)}")
-    left, sizes, right = _reduced_svd(patches)
+    left, sizes, right = _reduced_svd(patches, _rounding(spectrum, images))
     into, gains, outputs = _reduced_svd(heads)
     rates = 2 * eta * (gains[:, None] * sizes).square() / len(patches)
     _stable(float(rates.max()) if rates.numel() else 0.0, eta, "gradient descent")
@@ -151,14 +155,20 @@ def _random_labels(
     r"""The root of $s_i^2 + \langle u_i, (I - 2\eta K A)^t \bar w_0\rangle^2 + \frac{\sigma^2}{N} u_i^T G A G u_i$, s_i conserved."""
     if images is None:
         values, vectors = torch.linalg.eigh(spectrum.mean_patch_covariance.to(torch.float64))
-        kept = values > len(values) * EPSILON * values[-1]
+        # A is rounded to the dtype of the images, and was summed in double precision from patches of the size of the largest λ.
+        rounded = torch.finfo(spectrum.mean_patch_covariance.dtype).eps * float(values[-1])
+        kept = values > max(rounded, len(values) * EPSILON * float(spectrum.lambdas.max()) ** 2)
         alpha, q, n = values[kept], vectors[:, kept], spectrum.n_images
     else:
         patches = mean_patches(spectrum, images)
-        _, sizes, q = _reduced_svd(patches)
+        _, sizes, q = _reduced_svd(patches, _rounding(spectrum, images))
         alpha, n = sizes.square() / len(patches), len(patches)
     start = q.new_zeros(1, len(q)) if filters is None else _filters(spectrum, filters)
-    variance = 1.0 if targets is None else float(validate_tensor("targets", targets).to(torch.float64).square().mean())
+    variance = 1.0
+    if targets is not None:
+        if validate_tensor("targets", targets, ndim=(1,), shape="(N,), one label an image").shape != (n,):
+            raise ValueError(f"targets: expected {n}, one an image, got {len(targets)}")
+        variance = float(targets.to(torch.float64).square().mean())
     rate = 2 * eta * len(start) * alpha
     _stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
     grown, u = learned(rate, t), spectrum.components.to(torch.float64)
@@ -257,11 +267,25 @@ def _filters(spectrum: PatchSpectrum, filters: object) -> Float[Tensor, "K P"]:
     return weight.detach().to(torch.float64).flatten(1)
 
 
-def _reduced_svd(matrix: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "n r"]]:
-    """Left vectors, singular values above rounding, right vectors as columns."""
+def _reduced_svd(
+    matrix: Float[Tensor, "m n"], rounding: float = 0.0
+) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "n r"]]:
+    """Left vectors, singular values above rounding, right vectors as columns; `rounding` is the norm of what the entries are wrong by."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = values > max(matrix.shape) * EPSILON * values[0]
+    kept = values > max(max(matrix.shape) * EPSILON * float(values[0]), rounding)
     return left[:, kept], values[kept], right[kept].T
+
+
+def _rounding(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) -> float:
+    """The norm of the rounding of mean patches: a few units of the pixels an entry, and the mean as far as its dtype holds it.
+
+    Where all mean patches are alike but for rounding, as of one image less its own mean, nothing is learned; without this bound an
+    infinite time would write the rounding into the filters, blown up by its inverse.
+    """
+    low, high = images.detach().aminmax()
+    entries = 8 * EPSILON * max(abs(float(low)), abs(float(high))) * math.sqrt(len(spectrum.mean))
+    centre = torch.finfo(spectrum.mean.dtype).eps * float(torch.linalg.vector_norm(spectrum.mean.to(torch.float64)))
+    return math.sqrt(len(images)) * (entries + centre)
 
 
 def _stable(rate: float, step_size: Real, what: str) -> None:

@@ -22,7 +22,7 @@ ORDERS = [
         {"cost"},
         {"solvers", "training"},
     ],
-    [{"network"}, {"models"}],
+    [{"network"}, {"models"}, {"patches"}],
     [{"spectrum"}, {"spectra"}, {"filters"}],
     [{"spectra"}, {"gradient_spectra"}, {"sensitivity"}],
     [{"sgd"}, {"gradient_spectra"}],

@@ -11,8 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from linconv import patches as patches_module
+from linconv.models import conv_actually, myrtle, resnet, vgg
 from linconv.network import LinearCNN, circular_convolution
 from linconv.patches import energy_profile, first_filters, mean_patches, patch_spectrum
 from linconv.profile_fits import EXPONENTS, fit_published
@@ -129,6 +132,28 @@ def test_pieces_and_batches_do_not_matter(monkeypatch):
     torch.testing.assert_close(mean_patches(whole, images).T @ mean_patches(whole, images) / 11, whole.mean_patch_covariance)
 
 
+class Allocations(TorchDispatchMode):
+    """The bytes of the largest tensor that any operation makes, views aside."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given_storages = {a.untyped_storage().data_ptr() for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)}
+        made = [t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.largest = max([self.largest, *(storage.nbytes() for storage in made if storage.data_ptr() not in given_storages)])
+        return out
+
+
+@pytest.mark.parametrize("padding", ["valid", "zeros"])
+def test_the_images_are_not_copied(padding):
+    """60,000 CIFAR-10 images of single precision are .7 GiB, twice as much in double: with a copy more than 2 GiB in all."""
+    images = torch.rand(400, 3, 32, 32, generator=torch.Generator().manual_seed(0)).repeat(10, 1, 1, 1)
+    with Allocations() as seen:
+        patch_spectrum(images, 3, padding=padding)
+    assert seen.largest < images.nbytes / 8
+
+
 def test_a_large_mean_costs_no_digits():
     images = coloured(20, 2, (6, 6))
     near, far = patch_spectrum(images, 2), patch_spectrum(images + 2.0**20, 2)
@@ -188,6 +213,41 @@ def test_filters_are_found_in_a_module(dtype):
     assert not e.requires_grad
     torch.testing.assert_close(e, energy_profile(model[0][0].weight, components))
     assert first_filters(model, "1").shape == (5, 4, 3, 3)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), st.integers(0, 99))
+def test_filters_of_groups_and_dilated_ones_are_those_that_torch_applies(dims, groups, per_group, k, seed):
+    """Energies of responses, ⟨w, M w⟩ with M the second moment of whole patches, are what torch's own layer answers."""
+    kernel, dilation = ((2, 3, 1)[:dims], (2, 1, 3)[:dims])
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    layer = conv(groups * per_group, groups * k, kernel, dilation=dilation, groups=groups, bias=False).double()
+    layer.weight = nn.Parameter(normal(*layer.weight.shape, seed=seed), requires_grad=False)
+    images = coloured(4, groups * per_group, (5, 4, 3)[:dims], seed)
+    whole = first_filters(layer)
+    spectrum = patch_spectrum(images, whole.shape[2:], center=False)
+    moment = spectrum.components.T @ (spectrum.lambdas.square()[:, None] * spectrum.components)
+    w = whole.flatten(1)
+    answers = layer(images).square().transpose(0, 1).flatten(1).mean(1)
+    torch.testing.assert_close(((w @ moment) * w).sum(1), answers, rtol=1e-10, atol=1e-12)
+    assert float(energy_profile(layer, spectrum.components).square().sum()) == pytest.approx(
+        float(layer.weight.square().sum()) / len(w), rel=1e-12
+    )
+
+
+def test_the_first_layer_of_every_family_of_models_is_found(generator):
+    x = coloured(5, 3, (8, 9))
+    convolution = conv_actually(3, 2, (8, 9), depth=3, width=4, bias=False, generator=generator)
+    filters = first_filters(convolution)
+    # True circular convolutions: of flipped filters the responses are those of patches as large as the image.
+    rows = torch.from_numpy(patch_rows(x, (8, 9), padding="circular")).flatten(0, 1)
+    answers = convolution.features[0](x).square().mean((0, 2, 3))
+    torch.testing.assert_close((rows @ filters.flatten(1).T).square().mean(0), answers.detach(), rtol=1e-10, atol=0)
+    for net in (
+        vgg(11, 3, 2, width=2, generator=generator),
+        resnet(8, 3, 2, width=2, generator=generator),
+        myrtle(3, 2, generator=generator),
+    ):
+        assert torch.equal(first_filters(net), net.features[0].weight.detach())
 
 
 def test_a_linear_cnn_is_flipped_because_it_convolves():
@@ -305,6 +365,46 @@ def test_any_time_costs_no_accuracy():
             limit = 2 / pixel
             exact = limit + (1 - 10 * pixel**2) ** steps * (mpmath.mpf(0.5) - limit)
             assert abs((found - exact) / exact) < 16 * EPS
+
+
+@pytest.mark.parametrize("form", ["exact", "random-labels"])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_mean_patches_that_are_alike_write_nothing_at_any_time(form, offset, dtype):
+    """One image less its own mean: what rounding leaves of its mean patch would be blown up by its inverse."""
+    images, w = (coloured(1, 2, (6, 5)) + offset).to(dtype), normal(3, 2, 2, 2, dtype=dtype)
+    spectrum, targets = patch_spectrum(images, 2), torch.ones(1, dtype=dtype)
+    start = energy_profile(w, spectrum.components)
+    for steps in (10**9, math.inf):
+        for given_images in (images, None) if form == "random-labels" else (images,):
+            found = predicted_profile(spectrum, step_size=1e-3, steps=steps, form=form, images=given_images, targets=targets, filters=w)
+            torch.testing.assert_close(found, start, rtol=1e-4, atol=0)
+
+
+@given(st.integers(1, 3), st.integers(0, 3), st.integers(1, 8), st.floats(0.05, 0.95), st.integers(0, 60), st.integers(0, 99))
+def test_repeated_and_zero_eigenvalues(repeats, silent, filters, share, steps, seed):
+    """Images of one patch, ± the rows of an orthogonal matrix: A is a projection, and any basis of its eigenspaces is as good."""
+    q = torch.linalg.qr(normal(4, 4, seed=seed))[0][: 4 - silent]
+    images = torch.cat([q, -q] * repeats).reshape(-1, 1, 2, 2)
+    spectrum = patch_spectrum(images, 2)
+    assert int((spectrum.lambdas > 0).sum()) == 4 - silent
+    w, y = normal(filters, 1, 2, 2, seed=seed + 1), normal(len(images), seed=seed + 2)
+    eta = share * largest_step(spectrum, images, w, None)
+    rows, head = images.flatten(1).numpy()[:, None], np.ones((1, filters))
+    found = descend(rows, y.numpy()[:, None], w.flatten(1).numpy(), head, eta, steps)
+    exact = predicted_profile(spectrum, step_size=eta, steps=steps, form="exact", images=images, targets=y, filters=w)
+    witness = np.sqrt(np.mean((found @ spectrum.components.numpy().T) ** 2, axis=0))
+    np.testing.assert_allclose(exact.numpy(), witness, rtol=0, atol=1e3 * EPS * (steps + 1) * max(1.0, np.abs(found).max()))
+
+
+def test_a_head_of_several_outputs_has_a_profile():
+    images, y, w, head = coloured(30, 2, (5, 6)), normal(30, 3, seed=1), normal(4, 2, 2, 2, seed=2), normal(3, 4, seed=3)
+    spectrum = patch_spectrum(images, 2)
+    eta = 0.4 * largest_step(spectrum, images, w, head)
+    rows = patch_rows(images, (2, 2)) - spectrum.mean.numpy()
+    found = descend(rows, y.numpy(), w.flatten(1).numpy(), head.numpy(), eta, 15)
+    given_data = {"images": images, "targets": y, "filters": w, "head": head}
+    exact = predicted_profile(spectrum, step_size=eta, steps=15, form="exact", **given_data)
+    np.testing.assert_allclose(exact.numpy(), np.sqrt(np.mean((found @ spectrum.components.numpy().T) ** 2, axis=0)), rtol=1e-11)
 
 
 def test_infinite_time_is_least_squares():
@@ -532,6 +632,8 @@ WRONG_PATCHES = [
     ({"images": spoiled(X, math.nan)}, ValueError, "images: expected finite numbers, got NaN or infinity"),
     ({"images": X[:0]}, ValueError, "images: expected data"),
     ({"images": []}, ValueError, "images"),
+    ({"images": [(X, X)]}, TypeError, "images\\[0\\]: expected a tensor of images, got a tuple; pass \\(batch\\[0\\] for batch in loader"),
+    ({"images": [X, [X]]}, TypeError, "images\\[1\\]: expected a tensor of images, got a list"),
     ({"images": 3}, TypeError, "images: expected a torch tensor \\(N, C, \\*grid\\) or an iterable"),
     ({"images": [X, X[:, :1]]}, ValueError, "images\\[1\\]: expected images \\(2, 5, 6\\) as in the first batch, got \\(1, 5, 6\\)"),
     ({"images": [X, spoiled(X, math.inf)]}, ValueError, "images\\[1\\]: expected finite numbers"),
@@ -575,6 +677,11 @@ WRONG_PROFILES = [
     ({"targets": None}, ValueError, "images, targets, filters: the form 'exact' needs all three"),
     ({"targets": normal(5)}, ValueError, "targets: expected 6, one an image, got 5"),
     ({"targets": normal(6, 1)}, ValueError, "targets: expected \\(N,\\)"),
+    ({"targets": normal(5), "form": "random-labels"}, ValueError, "targets: expected 6, one an image, got 5"),
+    ({"targets": normal(7), "form": "random-labels", "images": None}, ValueError, "targets: expected 6, one an image, got 7"),
+    ({"targets": normal(6, 2), "form": "random-labels"}, ValueError, "targets: expected \\(N,\\), one label an image"),
+    ({"head": normal(3, 2), "form": "random-labels"}, ValueError, "head: expected none for the form 'random-labels'"),
+    ({"head": normal(3, 2)}, ValueError, "targets: expected .*\\(N, M\\) with a head"),
     ({"filters": normal(2, 2, 3, 3)}, ValueError, "filters: expected \\(K, 2, 2, 2\\) as the spectrum's patches, got \\(2, 2, 3, 3\\)"),
     ({"filters": normal(2, 8)}, ValueError, "filters: expected filters \\(K, 2, 2, 2\\), got shape \\(2, 8\\)"),
     ({"images": X[:, :1]}, ValueError, "images: expected 2 channels as the spectrum has"),
@@ -608,12 +715,11 @@ def test_wrong_heads_are_refused(head, targets, message):
 
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_filters_and_layers_are_refused():
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Flatten())
-    for layer in (None, "1"):
-        with pytest.raises(ValueError, match="only 1 has filters of whole patches"):
-            first_filters(model, layer)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.LazyConv2d(4, 3), nn.Flatten())
+    with pytest.raises(ValueError, match="layer: '1' is lazy and has no weights yet; run the model on one batch"):
+        first_filters(model, "1")
     for layer in ("2", "features.0"):
-        with pytest.raises(ValueError, match=f"layer: expected the name of a convolution of the model, got '{layer}'; it has 0, 1"):
+        with pytest.raises(ValueError, match=f"layer: expected the name of a convolution of the model, got '{layer}'; it has '0', '1'"):
             first_filters(model, layer)
     with pytest.raises(ValueError, match="it has none; or pass the filters"):
         first_filters(nn.Linear(3, 3))

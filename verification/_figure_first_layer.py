@@ -26,7 +26,7 @@ def figure(
     rows: dict[str, dict[str, Interval]],
     fits: list[ProfileFit],
     frequencies: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
-    published: dict[str, str],
+    published: dict[str, tuple[str, ...]],
     title: str,
 ) -> Figure:
     drawing = Figure(figsize=(11, 6.4), layout="constrained")
@@ -53,18 +53,19 @@ def _profiles(axes: Any, profiles: dict[str, dict[str, Tensor]], kind: str, labe
     axes.legend(fontsize=7)
 
 
-def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: dict[str, str], fits: list[ProfileFit]) -> None:
+def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: dict[str, tuple[str, ...]], fits: list[ProfileFit]) -> None:
     axes.axis("off")
     cells = [
-        [title, *(f"{float(rows[kind][name].estimate):.2f}" for kind in ("change", "trained")), published[name]]
+        [title, *(f"{float(rows[kind][name].estimate):.2f}" for kind in ("change", "trained")), *published[name]]
         for name, title in ROWS.items()
     ]
-    cells.append(["formula fit", f"{np.mean([fit.correlation for fit in fits]):.2f}", "", published["fit"]])
-    table = axes.table(cells, colLabels=["correlation", "W − W₀", "W", "published"], loc="center", colWidths=[0.34, 0.18, 0.14, 0.34])
+    cells.append(["formula fit", f"{np.mean([fit.correlation for fit in fits]):.2f}", "", *published["fit"]])
+    columns = {"correlation": 0.26, "W − W₀": 0.14, "W": 0.1, "CIFAR-10": 0.19, "CIFAR-100": 0.19, "CelebA": 0.19}
+    table = axes.table(cells, colLabels=list(columns), loc="center", colWidths=list(columns.values()))
     table.auto_set_font_size(False)
-    table.set_fontsize(8)
+    table.set_fontsize(7)
     table.scale(1, 1.5)
-    axes.set_title("ours, and VGG-11 on CIFAR-10 (arXiv 2206.02454)", fontsize=9)
+    axes.set_title("ours, and published (VGG-11, W; arXiv 2206.02454)", fontsize=9)
 
 
 def _growth(axes: Any, results: dict[str, list[dict[str, Any]]]) -> None:
