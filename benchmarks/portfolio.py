@@ -4,8 +4,9 @@
     python -m benchmarks.portfolio --small COUNT [--first SEED]
 
 The runs minimise over full complex layers at half the spectrum, from torch's default initialisation, with SciPy's L-BFGS-B.
-Images are 500 of CIFAR-10, centred.  Where fewer than ten runs are asked for, their mean time counts ten times.  A store keeps what is
-finished: a comparison of hours, such as `--grids 32`, can be killed and goes on where it was.
+Images are 500 of CIFAR-10, or patches of the bundled photographs where that is not at hand, centred.  Where fewer than ten runs are
+asked for, their mean time counts ten times.  A store keeps what is finished: a comparison of hours, such as `--grids 32`, can be killed
+and goes on where it was.
 `--small`: random problems of seeds SEED (default 0) to SEED + COUNT − 1, all ten runs.  Processor time of one thread.
 "Portfolio / ten runs" is the ratio of times; "better by" is (best run − portfolio) / portfolio.
 """
@@ -25,10 +26,11 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import natural_images
 from linconv import sweep
-from linconv.images import center, load
 from linconv.solvers.descents import Frequencies
 from linconv.solvers.networks import prune
+from linconv.solvers.nonconvex import first_bound
 from linconv.solvers.portfolio import portfolio
 from linconv.solvers.problem import Problem
 from linconv.solvers.reduction import reduce
@@ -42,9 +44,7 @@ T = TypeVar("T")
 
 def photographs(size: int, depth: int) -> Problem:
     """Centred photographs with centred labels, more than C·D of them reduced as `fit` does."""
-    images = load("cifar10", samples=IMAGES, grid=(size, size), generator=torch.Generator().manual_seed(0))
-    x, y = center(images.images), images.one_hot()
-    y = y - y.mean(0)
+    x, y = natural_images(IMAGES, (size, size))
     if len(x) > x[0].numel():
         return Problem(*reduce(x, y)[:2], depth, DECAY, constant=reduce(x, y)[2])
     return Problem(x, y, depth, DECAY)
@@ -123,12 +123,14 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def portfolio_on_photographs(size: int, depth: int) -> dict[str, object]:
-    found, seconds = timed(lambda: portfolio(photographs(size, depth)))
+    problem = photographs(size, depth)
+    found, seconds = timed(lambda: portfolio(problem, lower=first_bound(problem)))
     return {"objective": found.objective, "cpu": seconds, "members": found.members}
 
 
 def run_on_photographs(size: int, depth: int, seed: int) -> dict[str, float]:
-    objective, seconds = timed(lambda: run(Frequencies(photographs(size, depth)), seed))
+    problem = photographs(size, depth)
+    objective, seconds = timed(lambda: run(Frequencies(problem), seed))
     return {"objective": objective, "cpu": seconds}
 
 
@@ -151,7 +153,7 @@ def compare_small(count: int, first: int) -> None:
     portfolio(small_problem(first))  # what is imported and set up at a first call is nobody's time
     for seed in range(first, first + count):
         problem = small_problem(seed)
-        found, ours = timed(lambda problem=problem: portfolio(problem))
+        found, ours = timed(lambda problem=problem: portfolio(problem, lower=first_bound(problem)))  # as `fit` calls it
         space = Frequencies(problem)
         trained, theirs = timed(lambda space=space: min(run(space, number) for number in range(RUNS)))
         gain = (trained - found.objective) / found.objective
