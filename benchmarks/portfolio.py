@@ -1,16 +1,20 @@
 """The portfolio at depth ≥ 3 against ten L-BFGS runs of the deep network itself.
 
-    LINCONV_DATA=DIR python -m benchmarks.portfolio [grid sizes] [depths]     e.g.  4,8 3,4,6
-    python -m benchmarks.portfolio --small COUNT [FIRST]
+    LINCONV_DATA=DIR python -m benchmarks.portfolio [--grids 4,8] [--depths 3,4,6] [--runs 10] [--store FILE]
+    python -m benchmarks.portfolio --small COUNT [--first SEED]
 
 The runs minimise over full complex layers at half the spectrum, from torch's default initialisation, with SciPy's L-BFGS-B.
-Images are 500 of CIFAR-10, centred; up to a grid of 8×8 all ten runs are made, beyond that two, whose time counts five times.
-`--small`: random problems of seeds FIRST (default 0) to FIRST + COUNT − 1, all ten runs.  Processor time of one thread, one run.
+Images are 500 of CIFAR-10, or patches of the bundled photographs where that is not at hand, centred.  Where fewer than ten runs are
+asked for, their mean time counts ten times.  A store keeps what is finished: a comparison of hours, such as `--grids 32`, can be killed
+and goes on where it was.
+`--small`: random problems of seeds SEED (default 0) to SEED + COUNT − 1, all ten runs.  Processor time of one thread.
 "Portfolio / ten runs" is the ratio of times; "better by" is (best run − portfolio) / portfolio.
 """
 
+import argparse
 import math
-import sys
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,14 +26,16 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from linconv.images import center, load
+from benchmarks.timing import natural_images
+from linconv import sweep
 from linconv.solvers.descents import Frequencies
 from linconv.solvers.networks import prune
+from linconv.solvers.nonconvex import first_bound
 from linconv.solvers.portfolio import portfolio
-from linconv.solvers.problem import Problem, Solution
+from linconv.solvers.problem import Problem
 from linconv.solvers.reduction import reduce
 
-GRIDS, DEPTHS, DECAY, IMAGES, RUNS = (4, 8, 16, 32), (3, 4, 6), 0.01, 500, 10
+GRIDS, DEPTHS, DECAY, IMAGES, RUNS = (4, 8), (3, 4, 6), 0.01, 500, 10
 SMALL_GRIDS = [(3,), (4,), (5,), (2, 2), (2, 3), (3, 3), (4, 4), (2, 2, 2)]
 SIZES = (8, 16, 32, 64, math.inf)  # numbers in the predictor, up to which a problem counts in a row of the table
 LEVEL = 1e-9  # relative differences below this are rounding
@@ -38,9 +44,7 @@ T = TypeVar("T")
 
 def photographs(size: int, depth: int) -> Problem:
     """Centred photographs with centred labels, more than C·D of them reduced as `fit` does."""
-    images = load("cifar10", samples=IMAGES, grid=(size, size), generator=torch.Generator().manual_seed(0))
-    x, y = center(images.images), images.one_hot()
-    y = y - y.mean(0)
+    x, y = natural_images(IMAGES, (size, size))
     if len(x) > x[0].numel():
         return Problem(*reduce(x, y)[:2], depth, DECAY, constant=reduce(x, y)[2])
     return Problem(x, y, depth, DECAY)
@@ -79,7 +83,7 @@ def run(space: Frequencies, seed: int) -> float:
         ) + 2 * problem.weight_decay * x
 
     start = np.concatenate([(np.ascontiguousarray(a.numpy()).view(np.float64).reshape(*a.shape, 2) * real).ravel() for a in layers])
-    options = {"maxcor": 20, "maxiter": 20_000, "maxfun": 20_000, "ftol": 1e-14, "gtol": 1e-12}
+    options = {"maxcor": 10, "maxiter": 20_000, "maxfun": 20_000, "ftol": 1e-14, "gtol": 1e-12}
     weights = unpack(minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x)
     product = weights[0]
     for weight in weights[1:]:
@@ -118,22 +122,29 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.process_time() - start
 
 
-def against_runs(problem: Problem, runs: int) -> tuple[Solution, float, float, float]:
-    """The portfolio's solution and seconds, the best objective of so many runs, and the seconds of ten."""
-    found, ours = timed(lambda: portfolio(problem))
-    space = Frequencies(problem)
-    trained, theirs = timed(lambda: min(run(space, seed) for seed in range(runs)))
-    return found, ours, trained, theirs * RUNS / runs
+def portfolio_on_photographs(size: int, depth: int) -> dict[str, object]:
+    problem = photographs(size, depth)
+    found, seconds = timed(lambda: portfolio(problem, lower=first_bound(problem)))
+    return {"objective": found.objective, "cpu": seconds, "members": found.members}
 
 
-def compare(size: int, depth: int) -> None:
-    problem, runs = photographs(size, depth), RUNS if size <= 8 else 2
-    found, ours, trained, theirs = against_runs(problem, runs)
+def run_on_photographs(size: int, depth: int, seed: int) -> dict[str, float]:
+    problem = photographs(size, depth)
+    objective, seconds = timed(lambda: run(Frequencies(problem), seed))
+    return {"objective": objective, "cpu": seconds}
+
+
+def compare(size: int, depth: int, runs: int, store: str) -> None:
+    (found,) = (record["result"] for record in sweep(portfolio_on_photographs, {"size": [size], "depth": [depth]}, store=store, n_jobs=1))
+    seeds = {"size": [size], "depth": [depth], "seed": list(range(runs))}
+    trained = [record["result"] for record in sweep(run_on_photographs, seeds, store=store, n_jobs=1)]
+    value, least = found["objective"], min(one["objective"] for one in trained)
+    theirs = sum(one["cpu"] for one in trained) * RUNS / runs
     title = f"{size}×{size}, depth {depth}"
-    print(f"{title:<17} portfolio {found.objective:.9f} in {ours:7.1f} s   best of {runs} runs {trained:.9f}, ten in {theirs:8.1f} s")
-    print(f"{'':<17} portfolio / ten runs {ours / theirs:.2f}   better by {(trained - found.objective) / found.objective:.1e}")
-    for name, value in found.members.items():
-        print(f"{'':<17}   {name:<27} {value:.9f}   above the best by {value / found.objective - 1:.1e}")
+    print(f"{title:<17} portfolio {value:.9f} in {found['cpu']:7.1f} s   best of {runs} runs {least:.9f}, ten in {theirs:8.1f} s")
+    print(f"{'':<17} portfolio / ten runs {found['cpu'] / theirs:.2f}   better by {(least - value) / value:.1e}", flush=True)
+    for name, member in found["members"].items():
+        print(f"{'':<17}   {name:<27} {member:.9f}   above the best by {member / value - 1:.1e}")
 
 
 def compare_small(count: int, first: int) -> None:
@@ -142,7 +153,9 @@ def compare_small(count: int, first: int) -> None:
     portfolio(small_problem(first))  # what is imported and set up at a first call is nobody's time
     for seed in range(first, first + count):
         problem = small_problem(seed)
-        found, ours, trained, theirs = against_runs(problem, RUNS)
+        found, ours = timed(lambda problem=problem: portfolio(problem, lower=first_bound(problem)))  # as `fit` calls it
+        space = Frequencies(problem)
+        trained, theirs = timed(lambda space=space: min(run(space, number) for number in range(RUNS)))
         gain = (trained - found.objective) / found.objective
         rows.append((found.predictor.numel(), problem.depth, ours, theirs, gain))
         if gain < -LEVEL or ours > 3 * theirs:
@@ -164,18 +177,28 @@ def compare_small(count: int, first: int) -> None:
             )
 
 
-def main(arguments: list[str]) -> None:
-    if arguments and arguments[0] == "--small":
-        compare_small(*map(int, [*arguments[1:], "0"][:2]))
+def main() -> None:
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.portfolio")
+    parser.add_argument("--grids", type=numbers, default=GRIDS)
+    parser.add_argument("--depths", type=numbers, default=DEPTHS)
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--store", help="a file that keeps what is finished")
+    parser.add_argument("--small", type=int, metavar="COUNT", help="random problems instead")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED")
+    chosen = parser.parse_args()
+    if chosen.small:
+        compare_small(chosen.small, chosen.first)
         return
-    chosen = [tuple(map(int, argument.split(","))) for argument in arguments]
-    grids, depths = (given or default for given, default in zip(chosen + [()] * (2 - len(chosen)), (GRIDS, DEPTHS), strict=True))
-    for size in grids:
-        for depth in depths:
-            compare(size, depth)
+    with tempfile.TemporaryDirectory() as folder:
+        for size in chosen.grids:
+            for depth in chosen.depths:
+                compare(size, depth, chosen.runs, chosen.store or os.path.join(folder, "runs.jsonl"))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        main(sys.argv[1:])
+        main()

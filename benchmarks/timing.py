@@ -28,9 +28,12 @@ def interleaved(works: Sequence[Callable[[], object]], repeats: int) -> list[flo
     return [median(column) for column in zip(*rounds, strict=True)]
 
 
+def has_cifar10() -> bool:
+    return os.path.isdir(os.path.join(os.environ.get("LINCONV_DATA", ""), "cifar-10-batches-bin"))
+
+
 def natural_images(samples: int, grid: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """Centred images and centred class indicators: CIFAR-10 where LINCONV_DATA has it, else patches of the bundled photographs."""
-    name = "cifar10" if os.path.isdir(os.path.join(os.environ.get("LINCONV_DATA", ""), "cifar-10-batches-bin")) else "photos"
-    loaded = images.load(name, samples=samples, grid=grid, generator=torch.Generator().manual_seed(0))
+    loaded = images.load("cifar10" if has_cifar10() else "photos", samples=samples, grid=grid, generator=torch.Generator().manual_seed(0))
     indicators = loaded.one_hot()
     return images.center(loaded.images).to(dtype), (indicators - indicators.mean(0)).to(dtype)

@@ -103,10 +103,7 @@ def _scaled_bounds(kernel: Real, grid: tuple[int, ...]) -> tuple[Real, Real, int
 
     V_{−u} = conj(V_u) holds exactly for real weights, so that the exact singular values at u and −u are equal.
     """
-    index = np.arange(math.prod(grid)).reshape(grid)
-    axes = tuple(range(len(grid)))
-    own = np.minimum(index, np.roll(np.flip(index, axes), 1, axes)).ravel()  # the first of u, −u in row-major order
-    distinct, place = np.unique(own, return_inverse=True)
+    distinct, place = _distinct(grid)
     kernel = kernel if len(kernel) >= kernel.shape[1] else kernel.swapaxes(0, 1)  # LAPACK is quicker with tall blocks
     c_out, c_in, *taps = kernel.shape
     exponent = int(np.frexp(np.abs(kernel).max())[1])
@@ -121,17 +118,28 @@ def _scaled_bounds(kernel: Real, grid: tuple[int, ...]) -> tuple[Real, Real, int
     def bounds(start: int) -> tuple[Real, Real]:
         table = _roots_table(grid[0], taps[0], np.arange(start, min(start + step, half)))
         first = distinct[np.searchsorted(distinct, start * plane) : np.searchsorted(distinct, (start + step) * plane)]
-        with one_thread():
-            blocks = _product(table, partial).reshape(-1, c_out, c_in)
-            return _block_bounds(blocks if len(first) == len(blocks) else blocks[first - start * plane], transform_radius)
+        blocks = _product(table, partial).reshape(-1, c_out, c_in)
+        return _block_bounds(blocks if len(first) == len(blocks) else blocks[first - start * plane], transform_radius)
 
     with one_thread():
         partial = _partial_transform(scaled, grid)
-    starts = range(0, half, step)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a single chunk is less work than starting a thread
-        parts = list(pool.map(bounds, starts) if len(starts) > 1 else map(bounds, starts))
+        if step >= half:  # a single chunk is less work than starting a thread
+            return *bounds(0), exponent, place
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        parts = list(pool.map(one_thread()(bounds), range(0, half, step)))
     lower, upper = (np.concatenate(bound) for bound in zip(*parts, strict=True))
     return lower, upper, exponent, place
+
+
+@lru_cache(maxsize=4)
+def _distinct(grid: tuple[int, ...]) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " D"]]:
+    """The first of each pair u, −u in row-major order, ascending, and each frequency's place among them."""
+    index = np.arange(math.prod(grid)).reshape(grid)
+    axes = tuple(range(len(grid)))
+    distinct, place = np.unique(np.minimum(index, np.roll(np.flip(index, axes), 1, axes)), return_inverse=True)
+    place = place.ravel()
+    distinct.flags.writeable = place.flags.writeable = False
+    return distinct, place
 
 
 def _partial_transform(kernel: Real, grid: tuple[int, ...]) -> Float[np.ndarray, "taps rest"] | Complex[np.ndarray, "taps rest"]:
@@ -164,7 +172,8 @@ def _block_bounds(blocks: Complex[np.ndarray, "B K C"], transform_radius: float)
         rounding = math.sqrt(2) * _gamma(2 * sigma.shape[-1] + 1) * sigma.sum(-1) * (1 + defect / 2)
         common = (residual + rounding + transform_radius)[:, None] + UNDERFLOW
         radius = (common + sigma * ((defect + defect**2) / 2)[:, None]) * SLACK + 2 * UNIT * sigma
-        return np.fmax(sigma - radius, 0.0), np.nan_to_num(sigma + radius, nan=math.inf, posinf=math.inf)
+        upper = sigma + radius
+        return np.fmax(sigma - radius, 0.0), np.where(upper >= 0, upper, math.inf)  # NaN too becomes inf
 
 
 def _orthogonality_defect(rows: Complex[np.ndarray, "B r n"]) -> Float[np.ndarray, " B"]:

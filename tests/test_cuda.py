@@ -45,6 +45,20 @@ def test_blocks_and_singular_values(kernel_size):
     assert torch.allclose(lc.conv_singular_values(w, (5, 4)), lc.conv_singular_values(w.cuda(), (5, 4)).cpu(), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_prox_and_enclosures(dtype):
+    blocks = torch.randn(7, 4, 3, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    for p in (1.0, 2 / 3, 1 / 3):
+        there = lc.Schatten(p).prox(blocks.cuda(), 0.3)
+        assert there.is_cuda
+        assert torch.allclose(lc.Schatten(p).prox(blocks, 0.3), there.cpu(), atol=1e-12)
+    w = blocks.real[:5].contiguous()
+    bounds = lc.conv_singular_values(w.cuda(), (5,), enclose=True)
+    assert bounds.lower.is_cuda
+    values = lc.conv_singular_values(w, (5,))
+    assert bool(((bounds.lower.cpu() <= values + 1e-12) & (values - 1e-12 <= bounds.upper.cpu())).all())
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_cost_fit_and_training(problem, depth):
     x, y = problem

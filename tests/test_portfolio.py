@@ -244,6 +244,17 @@ def test_where_zero_is_the_optimum():
     assert found.objective == pytest.approx(float(problem.y.square().sum()) / 20, rel=1e-15)
 
 
+def test_the_search_ends_where_a_lower_bound_is_met_and_not_before():
+    problem = drawn("normal", 2, 2, (3,), 10, 4, 50.0, 7)
+    bound = first_bound(problem)
+    met = portfolio(problem, lower=bound)
+    assert met.members == {}
+    assert not bool(met.predictor.any())
+    assert 0 <= met.gap <= 1e-12
+    assert set(portfolio(problem, lower=bound * (1 - 1e-9)).members) == FAMILIES
+    assert fit(problem.x, problem.y, depth=4, weight_decay=50.0).members == {}
+
+
 # --- Bounds ------------------------------------------------------------------------------------------------------------
 
 

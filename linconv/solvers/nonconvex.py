@@ -34,7 +34,7 @@ def nonconvex(
     """
     first = first_bound(problem)
     found = portfolio(problem, monitor, () if start is None else (start,), first)
-    if monitor.stopped:
+    if monitor.stopped or found.gap <= tol:
         return found
     if float(radii(problem, found.objective).max()) > LARGEST:
         return found

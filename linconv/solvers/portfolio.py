@@ -48,6 +48,7 @@ EFFORTS = [Effort(120, 16, 600, 3, 20), Effort(120, 4, 120, 2, 8), Effort(1500, 
 POLISH_STEPS, POLISH_ROUNDS = 1_000, 10
 STATIONARY = 1e-10
 ROUNDING = 1e-14
+MET = 1e-12  # relative distance to a lower bound at which there is nothing left to find
 UNDERFLOW = 1e-150
 
 
@@ -56,9 +57,10 @@ def portfolio(
 ) -> Solution:
     """The best of all members, made stationary; `members` has the objective that each of them reached.
 
-    For depth ≥ 3.  `starts`, further predictors to descend from; `lower`, a known lower bound, which the solution carries.  `monitor` is
-    called before the first and after every member with the best solution so far; where it returns False, that is returned.  Members
-    look at its clock between steps, and end with what they have.  Random starts come from a generator with a fixed seed.
+    For depth ≥ 3.  `starts`, further predictors to descend from; `lower`, a known lower bound, which the solution carries, and which
+    ends the search where it is met: where the penalty is large, before the first member, at 0.  `monitor` is called before the first
+    and after every member with the best solution so far; where it returns False, that is returned.  Members look at its clock between
+    steps, and end with what they have.  Random starts come from a generator with a fixed seed.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(40, 2, 3, 3, dtype=torch.float64, generator=g), torch.randn(40, 2, dtype=torch.float64, generator=g)
@@ -73,6 +75,8 @@ def portfolio(
     members: dict[str, float] = {}
     if monitor.attentive and not monitor(_solution(space, best, members, lower)):
         return _solution(space, best, members, lower)
+    if value - lower <= MET * value:
+        return _solution(space, best, members, lower)
     for name, blocks in _members(space, starts, monitor.late):
         values = space.objective(blocks)
         reached = float(values.min())
@@ -81,6 +85,8 @@ def portfolio(
         if reached <= value * (1 + ROUNDING):
             best, value = blocks[int(values.argmin())], reached
         if monitor.attentive and not monitor(_solution(space, best, members, lower)):
+            break
+        if value - lower <= MET * value:
             break
     return _solution(space, best, members, lower)
 
