@@ -3,7 +3,8 @@
 Cosmic Ray's operators change one place of one module; the mutant is killed where a test then fails, or does not end.  A mutant meets the
 tests that run its statement (a first run records them by coverage), quickest first, up to --seconds of them: what lives longer counts as
 survived, so a score can only be too low.  Left out is what would die, or live, without a test of what is computed: replacements that floats
-and tensors refuse (shifts, bits) or that style forbids (`is` for `==`), annotations, and zip's `strict`, which is an assertion.
+and tensors refuse (shifts, bits) or that style forbids (`is` for `==`), annotations, the bare `*` of a signature, which is
+no product, and zip's `strict`, which is an assertion.
 
 The sample is drawn within each part with --seed; intervals are Clopper and Pearson's.  Exit code 1 where a score is below .8.
 Each mutant is written into a copy of the checkout and met in a fork of this process, which has imported everything: the changed function
@@ -26,6 +27,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -49,6 +51,12 @@ REFUSED = {"RShift", "LShift", "BitOr", "BitAnd", "BitXor", "Mod", "Is", "IsNot"
 KEPT = ("Is_IsNot", "IsNot_Is", "BitAnd_BitOr", "BitOr_BitAnd")
 
 
+@cache
+def text(path: str) -> str:
+    """A source as it was first read: what is edited meanwhile does not count."""
+    return (ROOT / path).read_text()
+
+
 @dataclass(frozen=True)
 class Mutant:
     path: str
@@ -57,10 +65,10 @@ class Mutant:
     line: int
 
     def code(self) -> str:
-        return mutate_code((ROOT / self.path).read_text(), get_operator(self.operator)(), self.occurrence)
+        return mutate_code(text(self.path), get_operator(self.operator)(), self.occurrence)
 
     def diff(self) -> str:
-        before, after = (ROOT / self.path).read_text().splitlines(), self.code().splitlines()
+        before, after = text(self.path).splitlines(), self.code().splitlines()
         return "\n".join(list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:])
 
     def compiles(self) -> bool:
@@ -78,7 +86,7 @@ def operators() -> list[str]:
 
 
 def mutants(path: str) -> Iterator[Mutant]:
-    source = (ROOT / path).read_text()
+    source = text(path)
     rows, tree, nodes = source.splitlines(), ast.parse(source), list(ast_nodes(get_ast(source)))
     notes = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
     spans = [((a.lineno, a.col_offset), (a.end_lineno, a.end_col_offset)) for a in notes if isinstance(a, ast.expr)]
@@ -86,8 +94,8 @@ def mutants(path: str) -> Iterator[Mutant]:
         operator = get_operator(name)()
         places = (start for node in nodes for start, _ in operator.mutation_positions(node))
         for occurrence, start in enumerate(places):
-            asserts = rows[start[0] - 1][: start[1]].endswith("strict=")
-            if not asserts and not any(first <= start < last for first, last in spans):
+            before, after = rows[start[0] - 1][: start[1]], rows[start[0] - 1][start[1] :]
+            if not before.endswith("strict=") and not after.startswith("*,") and not any(first <= start < last for first, last in spans):
                 yield Mutant(path, name, occurrence, start[0])
 
 
@@ -110,7 +118,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def install(mutant: Mutant, target: Path, source: str) -> None:
     """In a fork: new code for the changed function and for those defined in it; where it is in none, nothing of the project is imported."""
-    name = function_at(ast.parse((ROOT / mutant.path).read_text()), mutant.line)
+    name = function_at(ast.parse(text(mutant.path)), mutant.line)
     new = {code.co_qualname: code for code in codes(compile(source, str(target), "exec")) if "<lambda>" not in code.co_qualname}
     changed = [
         thing
@@ -132,6 +140,7 @@ def install(mutant: Mutant, target: Path, source: str) -> None:
 def judge(mutant: Mutant, tests: list[str], total: float, folder: Path) -> str:
     """survived, killed, or slow (killed by its time on a core, or by hanging)."""
     target, source = folder / mutant.path, mutant.code()
+    untouched = target.stat()
     target.write_text(source)
 
     def run() -> int:
@@ -141,7 +150,8 @@ def judge(mutant: Mutant, tests: list[str], total: float, folder: Path) -> str:
         return pytest.main([*QUIET, "-x", *tests])
 
     code = forked(folder, run, cpu=20 + 2 * total, wall=20 * (20 + 2 * total))
-    shutil.copy2(ROOT / mutant.path, target)
+    target.write_text(text(mutant.path))
+    os.utime(target, ns=(untouched.st_atime_ns, untouched.st_mtime_ns))
     if code == BROKEN:
         sys.exit(f"{mutant}:\n{(folder / 'log').read_text()}")
     return "survived" if code == 0 else "killed" if code > 0 else "slow"
@@ -156,7 +166,7 @@ def measure(part: str, sample: int | None, seed: int, seconds: float, folder: Pa
     random.Random(seed).shuffle(every)
     outcomes = []
     for mutant in islice(filter(Mutant.compiles, every), sample):
-        lines = statement(ast.parse((ROOT / mutant.path).read_text()), mutant.line)
+        lines = statement(ast.parse(text(mutant.path)), mutant.line)
         outcomes.append(judge(mutant, *tests_of(mutant.path, lines, record, seconds), folder))
         print(f"{outcomes[-1]:8s} {mutant.path}:{mutant.line}  {mutant.operator.removeprefix('core/')} {mutant.occurrence}", flush=True)
         if outcomes[-1] == "survived":

@@ -491,16 +491,17 @@ def test_enclose_in_representation_cost():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("depth", "options", "message"),
     [
-        ({"kernel_size": 3}, r"enclose: expected kernels as large as the grid \(4, 5\), got kernel_size \(3, 3\)"),
-        ({"kernel_size": 1}, "enclose: expected kernels"),
-        ({"hidden_channels": (2, 1)}, r"enclose: expected hidden_channels of at least 2 = min\(K, C\), got 1"),
+        (3, {"kernel_size": 3}, r"enclose: expected kernels as large as the grid \(4, 5\), got kernel_size \(3, 3\)"),
+        (2, {"kernel_size": 3}, "enclose: expected kernels"),
+        (3, {"kernel_size": 1}, "enclose: expected kernels"),
+        (3, {"hidden_channels": (2, 1)}, r"enclose: expected hidden_channels of at least 2 = min\(K, C\), got 1"),
     ],
 )
-def test_costs_that_cannot_be_enclosed(options, message):
+def test_costs_that_cannot_be_enclosed(depth, options, message):
     with pytest.raises(ValueError, match=message):
-        lc.representation_cost(random_weight(3, 2, 4, 5), 3, enclose=True, **options)
+        lc.representation_cost(random_weight(3, 2, 4, 5), depth, enclose=True, **options)
 
 
 @pytest.mark.usefixtures("unchecked")
