@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
 import mpmath
@@ -500,6 +501,12 @@ def test_bad_kernel_sizes_are_named():
     for kernel_size, error in ((0, ValueError), ((2, 2), ValueError), ("a", TypeError), (1.5, TypeError), ((None,), TypeError)):
         with pytest.raises(error, match="kernel_size: "):
             representation_cost(BETA, 2, kernel_size=kernel_size)
+
+
+def test_a_cost_does_not_change():
+    cost = representation_cost(BETA, 2)
+    with pytest.raises(FrozenInstanceError):
+        cost.lower = 0.0
 
 
 def test_weights_of_restricted_kernels_fit_in_memory(monkeypatch):
