@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The small matrix products of this project lose time to many threads; two workers with one thread each fill two cores.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: verify test lint bench docs redteam clean
+.PHONY: verify test lint bench docs redteam mutate clean
 
 verify: .venv/ready
 	$(BIN)/python -m verification.theorem410 --depth 4
@@ -23,6 +23,11 @@ bench: .venv/ready
 
 redteam: .venv/ready
 	LINCONV_REDTEAM=10000 $(TEST_ENV) $(BIN)/python -m pytest -n 2 -q tests/test_true_claims.py
+
+# 100 mutants of each part; `make mutate MUTATE="--parts cost --all"` for more.
+mutate: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mutation]'
+	$(TEST_ENV) $(BIN)/python -m benchmarks.mutation $(MUTATE)
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'

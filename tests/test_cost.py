@@ -1,6 +1,9 @@
 """The representation cost: its laws, an independent witness, attainment, the lower bound, the rank tolerance, wrong formulas refuted."""
 
+import importlib
 import math
+from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -498,6 +501,23 @@ def test_bad_kernel_sizes_are_named():
     for kernel_size, error in ((0, ValueError), ((2, 2), ValueError), ("a", TypeError), (1.5, TypeError), ((None,), TypeError)):
         with pytest.raises(error, match="kernel_size: "):
             representation_cost(BETA, 2, kernel_size=kernel_size)
+
+
+def test_a_cost_does_not_change():
+    cost = representation_cost(BETA, 2)
+    with pytest.raises(FrozenInstanceError):
+        cost.lower = 0.0
+
+
+def test_weights_of_restricted_kernels_fit_in_memory(monkeypatch):
+    """Up to 2^27 entries, taps times C², are passed on: here to a stand-in, for they would take a GiB."""
+    restricted = importlib.import_module("linconv.solvers.restricted")
+    monkeypatch.setattr(restricted, "restricted_cost", lambda *_: SimpleNamespace(lower=1.0, upper=2.0))
+    beta = random_beta(1, 4, 6)
+    bounds = representation_cost(beta, 2, kernel_size=2**23)
+    assert (bounds.lower, bounds.upper) == (1, 2)
+    with pytest.raises(ValueError, match="kernel_size: expected sizes whose arrays fit in memory"):
+        representation_cost(beta, 2, kernel_size=2**23 + 1)
 
 
 @settings(max_examples=10)

@@ -484,23 +484,26 @@ def test_enclose_in_conv_singular_values():
 def test_enclose_in_representation_cost():
     beta = random_weight(3, 2, 4, 5)
     cost = lc.representation_cost(beta, 3, enclose=True)
-    assert (cost.lower, cost.upper) == cost_bounds(beta, 3)
+    assert (cost.lower, cost.upper, cost.truncated) == (*cost_bounds(beta, 3), 0)
     same = [{"kernel_size": (4, 5)}, {"hidden_channels": 2}, {"hidden_channels": (2, 5), "kernel_size": (4, 5)}]
     assert all(lc.representation_cost(beta, 3, enclose=True, **options) == cost for options in same)
     assert lc.representation_cost(beta, 1, enclose=True, kernel_size=2).lower <= float(beta.square().sum())
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("depth", "grid", "options", "message"),
     [
-        ({"kernel_size": 3}, r"enclose: expected kernels as large as the grid \(4, 5\), got kernel_size \(3, 3\)"),
-        ({"kernel_size": 1}, "enclose: expected kernels"),
-        ({"hidden_channels": (2, 1)}, r"enclose: expected hidden_channels of at least 2 = min\(K, C\), got 1"),
+        (3, (4, 5), {"kernel_size": 3}, r"enclose: expected kernels as large as the grid \(4, 5\), got kernel_size \(3, 3\)"),
+        (2, (4, 5), {"kernel_size": 3}, "enclose: expected kernels"),
+        (3, (4, 5), {"kernel_size": 1}, "enclose: expected kernels"),
+        (3, (4, 5), {"kernel_size": 6}, "enclose: expected kernels"),
+        (3, (4, 5), {"hidden_channels": (2, 1)}, r"enclose: expected hidden_channels of at least 2 = min\(K, C\), got 1"),
+        (3, (1, 5), {"hidden_channels": 1}, r"enclose: expected hidden_channels of at least 2 = min\(K, C\), got 1"),
     ],
 )
-def test_costs_that_cannot_be_enclosed(options, message):
+def test_costs_that_cannot_be_enclosed(depth, grid, options, message):
     with pytest.raises(ValueError, match=message):
-        lc.representation_cost(random_weight(3, 2, 4, 5), 3, enclose=True, **options)
+        lc.representation_cost(random_weight(3, 2, *grid), depth, enclose=True, **options)
 
 
 @pytest.mark.usefixtures("unchecked")
