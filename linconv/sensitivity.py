@@ -92,7 +92,7 @@ def sensitivity_curves(
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, "N R"]]:
     """`(radii, curves)`: the radial average of each image's own sensitivity; the mean over images is that of `frequency_sensitivity`.
 
-    Stacked over runs, the curves are what `hierarchical_interval` takes.  Arguments and errors as in `frequency_sensitivity`; memory is
+    Stacked over runs, the curves are what `crossed_interval` takes.  Arguments and errors as in `frequency_sensitivity`; memory is
     that of a chunk, and N·R numbers.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).double()
@@ -122,7 +122,7 @@ def sensitivity_interval(
     """`(radii, band)`: the radial average of `frequency_sensitivity` with a bootstrap interval over images at each radius.
 
     It tells what other images of the same kind would have changed, not what other runs of the training would: for both together
-    give the `sensitivity_curves` of several runs to `hierarchical_interval`.  `level` and `resamples` as in `bootstrap_interval`, the
+    give the `sensitivity_curves` of several runs to `crossed_interval`.  `level` and `resamples` as in `bootstrap_interval`, the
     other arguments and errors as in `frequency_sensitivity`; at least two images.  "rms" keeps the map of every image.
 
     >>> net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).double()

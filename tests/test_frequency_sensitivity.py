@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
 from linconv import images
-from linconv.claims import Check, Figure, Note
+from linconv.claims import Check, Figure, Note, UsageError
 from linconv.filters import high_pass
 from linconv.sensitivity import frequency_sensitivity
 from linconv.spectra import radial_average, standardise
@@ -18,10 +18,19 @@ from linconv.statistics import total_variation
 from verification import _figure_sensitivity as figures
 from verification import _sensitivity_presets as presets
 from verification import _sensitivity_runs as runs
-from verification import _sensitivity_statistics as statistics
 from verification import frequency_sensitivity as claim
 from verification._sensitivity_presets import IMAGENETTE, PRESETS, PUBLISHED, PUBLISHED_IMAGENETTE, Family, Preset, preset_of, tasks_of
-from verification._sensitivity_statistics import accuracy_rows, approach, distances, following, masses, pairs, series
+from verification._sensitivity_statistics import (
+    OTHER_DISTANCES,
+    accuracy_rows,
+    approach,
+    distances,
+    followed,
+    following,
+    mean_distances,
+    pairs,
+    series,
+)
 
 RADII = torch.tensor([0.0, 1.0, 2**0.5, 2.0, 5**0.5], dtype=torch.float64)
 
@@ -35,7 +44,8 @@ def record(curve, *, high, seed=0, depth=2, decay=1e-5, noise=0.0, family="conv"
 
 
 NATURAL, HIGH = [8.0, 4.0, 2.0, 1.0, 0.5], [0.0, 0.0, 0.1, 3.0, 4.0]
-BOTH = torch.stack([masses(torch.tensor(curve, dtype=torch.float64), RADII) for curve in (NATURAL, HIGH)])
+BOTH = tuple(torch.tensor(curve, dtype=torch.float64) for curve in (NATURAL, HIGH))
+APART = total_variation(*BOTH, RADII)
 SPECTRA = dict(zip((0.0, 0.5), BOTH, strict=True))
 
 
@@ -43,35 +53,38 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-def test_masses_make_the_trapezoidal_rule_a_sum():
-    p, q = (torch.tensor(curve, dtype=torch.float64) for curve in (NATURAL, HIGH))
-    assert masses(p, RADII).sum() == pytest.approx(1)
-    assert float((BOTH[0] - BOTH[1]).abs().sum() / 2) == pytest.approx(total_variation(p, q, RADII))
-    assert torch.allclose(masses(3 * p, RADII), masses(p, RADII))
-
-
 def test_networks_that_follow_their_data_are_told_from_those_that_do_not():
     own = [record(NATURAL if not high else HIGH, high=high, seed=s, noise=0.1) for s in range(4) for high in (False, True)]
     other = [record(HIGH if not high else NATURAL, high=high, seed=s, noise=0.1) for s in range(4) for high in (False, True)]
-    distance = total_variation(*(torch.tensor(curve, dtype=torch.float64) for curve in (NATURAL, HIGH)), RADII)
-    follow = following(pairs(own, 0.5), "after", BOTH, RADII, generator())
-    against = following(pairs(other, 0.5), "after", BOTH, RADII, generator())
-    assert distance - 0.05 < follow.low < follow.high
-    assert follow.estimate == pytest.approx(distance, abs=0.05)
-    assert against.estimate == pytest.approx(-distance, abs=0.05)
-    flat = following(pairs(own, 0.5), "before", BOTH, RADII, generator())
+    follow = following(pairs(own, 0.5), "after", BOTH, RADII)
+    against = following(pairs(other, 0.5), "after", BOTH, RADII)
+    assert APART - 0.05 < follow.low < follow.high
+    assert follow.estimate == pytest.approx(APART, abs=0.05)
+    assert against.estimate == pytest.approx(-APART, abs=0.05)
+    flat = following(pairs(own, 0.5), "before", BOTH, RADII)
     assert (flat.low, flat.estimate, flat.high) == pytest.approx((0, 0, 0), abs=1e-12)  # one curve cannot be nearer to both
+    exactly = [(followed(a, BOTH[0]), followed(b, BOTH[1])) for a, b in pairs(other, 0.5)]
+    assert following(exactly, "after", BOTH, RADII).estimate == pytest.approx(APART, abs=1e-12)
+
+
+@pytest.mark.parametrize("what", sorted(OTHER_DISTANCES))
+def test_the_other_distances_tell_them_apart_too(what):
+    positive = (BOTH[0], BOTH[1] + 0.01)
+    own = [record(positive[high], high=bool(high), seed=s, noise=0.05) for s in range(3) for high in (0, 1)]
+    found = following(pairs(own, 0.5), "after", positive, RADII, OTHER_DISTANCES[what])
+    assert 0 < found.low < found.high
+    swapped = following(pairs(own, 0.5), "after", positive[::-1], RADII, OTHER_DISTANCES[what])
+    assert swapped.estimate == pytest.approx(-found.estimate, rel=1e-12)
 
 
 def test_the_approach_to_a_spectrum_is_the_distance_that_training_took_away():
     """From a flat curve to the spectrum itself all of it; to the other spectrum the difference, which may be negative."""
-    flat = masses(torch.ones(len(RADII), dtype=torch.float64), RADII)
-    to_own, to_other = (float((flat - spectrum).abs().sum() / 2) for spectrum in BOTH)
+    to_own, to_other = (total_variation(torch.ones(len(RADII)).double(), spectrum, RADII) for spectrum in BOTH)
     records = [record(NATURAL, high=False, seed=s) for s in range(3)]
-    found = approach(records, BOTH[0], RADII, generator())
+    found = approach(records, BOTH[0], RADII)
     assert (found.low, found.estimate, found.high) == pytest.approx((to_own,) * 3, abs=1e-9)
-    away = approach(records, BOTH[1], RADII, generator())
-    assert away.estimate == pytest.approx(to_other - float((BOTH[0] - BOTH[1]).abs().sum()) / 2, abs=1e-9)
+    away = approach(records, BOTH[1], RADII)
+    assert away.estimate == pytest.approx(to_other - APART, abs=1e-9)
     assert away.estimate < 0
 
 
@@ -86,16 +99,16 @@ def test_pairs_differ_in_the_images_alone():
 
 def outcome(records, name, first="conv"):
     checks = claim.trend_checks(records, SPECTRA, RADII, first, generator())
-    return {c.name: c.outcome for c in checks}[name]
+    return {c.name: c.outcome for c in checks if isinstance(c, Check)}[name]
 
 
-def mixtures(weights, **fixed):
-    """Networks whose curve is nearer to the natural spectrum, the smaller the weight of a flat one."""
-    natural = torch.tensor(NATURAL, dtype=torch.float64)
+def mixtures(weights, seeds=4, **fixed):
+    """Pairs of networks whose curves are nearer to the spectra of their data, the smaller the weight of a flat one."""
     return [
-        record((1 - w) * natural + w * natural.mean(), high=False, seed=s, noise=0.02, **parameters, **fixed)
+        record((1 - w) * BOTH[high] + w * BOTH[high].mean(), high=bool(high), seed=s, noise=0.02, **parameters, **fixed)
         for parameters, w in weights
-        for s in range(4)
+        for s in range(seeds)
+        for high in (0, 1)
     ]
 
 
@@ -111,6 +124,26 @@ def test_trends_pass_fail_and_stay_open():
     assert outcome(decays, "(b) 3: conv networks are nearer with weight decay: fall of d with each factor of 10") == "pass"
 
 
+def test_too_few_runs_decide_nothing_whatever_they_show():
+    """Two at each of two levels fall in order by chance once in six times."""
+    steep = mixtures([({"depth": 1}, 0.9), ({"depth": 2}, 0.1)], seeds=2)
+    assert outcome(steep, "(b) 2: conv networks are nearer with depth") == "inconclusive"
+    alone = [r for r in mixtures([({"depth": d}, w) for d, w in ((1, 0.9), (2, 0.5), (4, 0.1))]) if not r["parameters"]["high"]]
+    assert outcome(alone, "(b) 2: conv networks are nearer with depth") == "inconclusive"  # none was trained on both kinds of images
+    told = [n.text for n in claim.trend_checks(alone, SPECTRA, RADII, "conv", generator()) if isinstance(n, Note)]
+    assert [text.split(":")[0] for text in told] == ["conv networks on natural images alone"]
+
+
+def test_kinds_of_images_do_not_blur_a_trend():
+    """d of natural and of high-pass images is apart by more than the levels are: it is their mean that falls."""
+    records = mixtures([({"depth": 1}, 0.30), ({"depth": 2}, 0.25), ({"depth": 4}, 0.20)])
+    by_kind = [distances([r for r in records if r["parameters"]["high"] == high], SPECTRA, RADII) for high in (False, True)]
+    assert float((by_kind[0].mean() - by_kind[1].mean()).abs()) > 1.5 * float(by_kind[0].max() - by_kind[0].min())
+    means = mean_distances(records, SPECTRA, RADII)
+    assert torch.allclose(means, (by_kind[0] + by_kind[1]) / 2)
+    assert outcome(records, "(b) 2: conv networks are nearer with depth: fall of d with each doubling") == "pass"
+
+
 def test_runs_that_diverged_are_left_out():
     alive, dead = record(NATURAL, high=False), record(NATURAL, high=False, seed=1)
     dead["result"]["after"] = None
@@ -121,7 +154,8 @@ def test_runs_that_diverged_are_left_out():
 def test_trends_of_other_families_are_shown_and_not_required():
     depths = [({"depth": 11}, 0.9), ({"depth": 19}, 0.1)]
     records = mixtures(depths, family="vgg") + mixtures([({"depth": 1}, 0.5), ({"depth": 2}, 0.5)])
-    checks = {c.name: c for c in claim.trend_checks(records, SPECTRA, RADII, "conv", generator()) if not c.control}
+    found = claim.trend_checks(records, SPECTRA, RADII, "conv", generator())
+    checks = {c.name: c for c in found if isinstance(c, Check) and not c.control}
     assert {name.split(":")[1]: c.required for name, c in checks.items()} == {
         " conv networks are nearer with depth": True,
         " vgg networks are nearer with depth": False,
@@ -151,9 +185,9 @@ def test_every_half_width_has_its_own_spectrum_and_its_own_pairs():
     natural = record(NATURAL, high=False)
     assert [pairs([low, high, natural], width) for width in (0.0714, 0.5)] == [[(natural, low)], [(natural, high)]]
     spectra = SPECTRA | {0.0714: BOTH[0]}
-    assert distances([natural, low, high], spectra, RADII).tolist() == pytest.approx(
-        [0, float((BOTH[0] - BOTH[1]).abs().sum()) / 2, 0], abs=1e-12
-    )
+    assert distances([natural, low, high], spectra, RADII).tolist() == pytest.approx([0, APART, 0], abs=1e-12)
+    assert mean_distances([natural, low, high], spectra, RADII).tolist() == pytest.approx([APART / 3])
+    assert len(mean_distances([natural, high], spectra, RADII)) == 0
 
 
 def test_accuracies_stand_beside_the_published_ones():
@@ -282,7 +316,7 @@ def test_high_pass_images_have_no_low_frequencies(side, half_width):
 def test_a_tiny_run_from_images_to_figures(monkeypatch, tmp_path):
     tiny = (Family("conv", 3, (1, 2), 2, (1e-5, 1e-3), 20), Family("linear", 2, (2,), 2, (1e-5,), 20, 1e-4))
     monkeypatch.setitem(presets.PRESETS, "smoke", Preset(8, 60, 1, 2, 4, tiny))
-    for module, name, value in ((claim, "LINEAR_SIDE", 4), (statistics, "RESAMPLES", 100), (figures, "BAND_RESAMPLES", 20)):
+    for module, name, value in ((claim, "LINEAR_SIDE", 4), (claim, "RESAMPLES", 100)):
         monkeypatch.setattr(module, name, value)
     store = tmp_path / "runs.jsonl"
     events = list(claim.claim(preset="smoke", jobs=1, store=str(store)))
@@ -301,6 +335,29 @@ def test_a_tiny_run_from_images_to_figures(monkeypatch, tmp_path):
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any("published for CIFAR-10: .546 and .373" in text for text in notes)
     assert sum("training took d to their own data's spectrum down by" in text for text in notes) == 4  # two families, two kinds of images
+    shown_from_the_store(store, [event.name for event in checks], monkeypatch)
+
+
+def shown_from_the_store(store, names, monkeypatch):
+    """The same checks without any training; and what is there where runs are missing."""
+    for module in (runs, claim):
+        monkeypatch.setattr(module, "train_classifier", None, raising=False)
+    monkeypatch.setattr(claim, "linear_checks", lambda *_: iter(()))
+    monkeypatch.setattr(figures, "linear_curves", lambda *_: None)
+    before = store.read_text()
+    again = [e for e in claim.claim(preset="smoke", engine="none", store=str(store)) if isinstance(e, Check)]
+    assert [c.name for c in again] == [name for name in names if not name.startswith("(a)")]
+    assert store.read_text() == before
+    lines = before.splitlines(keepends=True)
+    store.write_text("".join(line for line in lines if '"linear"' in line) + '{"id": "torn')
+    events = list(claim.claim(preset="smoke", engine="none", store=str(store)))
+    (told,) = [e for e in events if isinstance(e, Note) and "not in the store" in e.text]
+    assert told.in_scope
+    assert told.text.startswith("16 of 20 runs are not in the store: 4 of family conv depth 1 decay 1e-05 labels true; ")
+    assert {c.outcome for c in events if isinstance(c, Check) and c.required} == {"inconclusive"}
+    assert all(e.draw() or e.name.endswith("linear") for e in events if isinstance(e, Figure))
+    with pytest.raises(UsageError, match=r"^store: .* has none of the 20 runs"):
+        list(claim.claim(preset="smoke", engine="none", store=str(store), seed=50))
 
 
 def test_a_store_without_maps_is_still_drawn():

@@ -15,7 +15,7 @@ from linconv.network import LinearCNN
 from linconv.sensitivity import frequency_sensitivity, sensitivity_curves, sensitivity_interval, sensitivity_maps
 from linconv.spectra import radial_average
 from linconv.spectrum import frequency_blocks
-from linconv.statistics import hierarchical_interval
+from linconv.statistics import crossed_interval
 from linconv.strategies import linear_cnns
 from linconv.witnesses import dense_fourier
 
@@ -324,10 +324,10 @@ def test_the_band_is_as_wide_as_the_jackknife_says(statistic):
     assert bool((((band.high - band.low) / errors - 2 * 1.96).abs() < 2 * 5 * 0.06).all())
 
 
-def test_curves_serve_the_hierarchical_bootstrap():
+def test_curves_of_runs_have_a_band():
     images = normal(12, 2, 4, 4)
     runs = torch.stack([sensitivity_curves(small_cnn((4, 4), seed=seed), images)[1] for seed in range(5)])
-    band = hierarchical_interval(runs, generator=seeded(), resamples=200)
+    band = crossed_interval(runs)
     assert bool((band.low < runs.mean((0, 1))).all() and (runs.mean((0, 1)) < band.high).all())
 
 

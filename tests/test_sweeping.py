@@ -6,8 +6,9 @@ from PIL import Image
 
 from linconv.claims import Progress, UsageError, check
 from linconv.images import ImageSet
+from linconv.sweeps.store import open_store
 from verification import first_layer_consistency, frequency_sensitivity
-from verification._sweeping import classified, identity, train_all
+from verification._sweeping import classified, identity, missing, train_all
 
 CLAIMS = [frequency_sensitivity, first_layer_consistency]
 every_claim = pytest.mark.parametrize("module", CLAIMS, ids=[module.__name__.rpartition(".")[2] for module in CLAIMS])
@@ -49,6 +50,37 @@ def test_a_run_that_raises_is_a_fault_of_the_claim():
     """Not a usage error: the verdict is INVALID, and the others are kept."""
     with pytest.raises(ExceptionGroup, match="1 of 2 jobs failed"):
         trained([{"number": 1}, {"number": 2, "fails": True}])
+
+
+def test_the_store_alone_is_read_while_another_sweep_writes_to_it(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    trained([{"number": n} for n in (2, 1, 7)], str(store))
+    content = store.read_bytes()
+    with open_store(store):
+        events, records = trained([{"number": n} for n in range(4)], str(store), engine="none")
+    assert events == []
+    assert [r["result"]["square"] for r in records] == [1, 4]
+    assert store.read_bytes() == content
+    text = missing([{"number": n} for n in (0, 1, 3, 3.0)], records, by=("number",))
+    assert text == "3 of 4 runs are not in the store: 1 of number 0; 1 of number 3; 1 of number 3.0"
+    assert missing([{"number": 1}], records, by=("number",)) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"^store: --engine none trains nothing, it needs a file"),
+        ({"store": "no/such.jsonl"}, "^store: .* does not exist"),
+        ({"store": "no.jsonl"}, r"^store: there is no file no.jsonl"),
+        ({"store": "damaged.jsonl"}, "^store: line 1 of damaged.jsonl is no record"),
+        ({"store": "x.jsonl", "scheduler": "tcp://host:1"}, "^scheduler: --engine none trains nothing, got tcp://host:1"),
+    ],
+)
+def test_a_store_that_cannot_be_shown_is_a_usage_error(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match=message):
+        trained([{"number": 1}], engine="none", **options)
 
 
 def test_the_order_of_parameters_does_not_matter():

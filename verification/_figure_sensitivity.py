@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linconv.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, draw_map
 from linconv.spectra import power_spectrum, published_curve, radial_average
-from linconv.statistics import Interval, hierarchical_interval
+from linconv.statistics import Interval, crossed_interval
 from verification import _sensitivity_statistics as of
 from verification._sensitivity_runs import half_width_of, spectrum_curve
 from verification._sensitivity_statistics import FAMILIES, Curve, Series, Spectra
@@ -19,7 +19,6 @@ from verification._sweeping import Record
 COLOURS = (BLUE, ORANGE, RED)  # natural, and high-pass by half-width
 SHADES = (SKY, GREEN, PURPLE, RED, BLACK, BLUE, ORANGE, GREY)
 FLOOR = 1e-4  # of densities shown: what a filter removed is rounding
-BAND_RESAMPLES = 200
 COLUMNS = 6
 WIDTH = 6.2  # inches at least, for the title
 
@@ -64,7 +63,7 @@ def _curves(axes: Any, levels: Series, parameter: str, radii: Curve) -> None:
         axes.plot(radii.numpy(), density.numpy(), color=colour, lw=1.0, label=f"{parameter} {level:g}")
         if len(group) > 1:
             band = _band(group, radii)
-            low, high = (torch.as_tensor(edge).clamp(min=FLOOR / 10).numpy() for edge in (band.low, band.high))
+            low, high = (torch.as_tensor(edge).exp().numpy() for edge in (band.low, band.high))
             axes.fill_between(radii.numpy(), low, high, color=colour, alpha=0.25, lw=0)
     every = [record for group in levels.values() for record in group]
     if every:
@@ -77,18 +76,13 @@ def _published(curve: Tensor, radii: Curve) -> Tensor:
 
 
 def _band(group: list[Record], radii: Curve) -> Interval:
-    return hierarchical_interval(
-        of.stacked(group, "after"),
-        lambda sample: _published(sample.mean((0, 1)), radii),
-        generator=torch.Generator().manual_seed(0),
-        resamples=BAND_RESAMPLES,
-    )
+    """Of the logarithm, as the axis is: it does not reach below 0."""
+    return crossed_interval(of.stacked(group, "after"), lambda sample: _published(sample.mean((0, 1)), radii).clamp(min=FLOOR / 10).log())
 
 
-def _spectrum(axes: Any, shares: Curve, radii: Curve, colour: str) -> None:
-    """The spectrum of the data in the same units: shares of mass over the weights of the trapezoidal rule are a density."""
-    density = _published(shares / of.trapezoid_weights(radii), radii)
-    axes.plot(radii.numpy(), density.numpy(), "--", color=colour, lw=1.6, label="data")
+def _spectrum(axes: Any, spectrum: Curve, radii: Curve, colour: str) -> None:
+    """The spectrum of the data in the same units."""
+    axes.plot(radii.numpy(), _published(spectrum, radii).numpy(), "--", color=colour, lw=1.6, label="data")
     axes.set(yscale="log", ylim=(FLOOR, None), xlabel="|u| (cycles per image)", ylabel="density of sensitivity")
     axes.legend(fontsize=6)
 
@@ -117,11 +111,11 @@ def distances(found: dict[tuple[str, str], Series], spectra: Spectra, radii: Cur
 
 def _distances(axes: Any, runs: list[Record], parameter: str, width: float, spectra: Spectra, radii: Curve, colour: str) -> None:
     levels = [record["parameters"][parameter] for record in runs]
-    shares = of.masses(torch.stack([of.curve_of(record) for record in runs]), radii)
+    curves = torch.stack([of.curve_of(record) for record in runs])
     for other, spectrum in spectra.items():
         if other != width and 0 not in (other, width):
             continue  # high-pass images are compared with natural ones
-        d = (shares - spectrum).abs().sum(-1) / 2
+        d = of.to_spectrum(curves, spectrum, radii)
         label = f"{kind_name(width, spectra)}, to {'its own' if other == width else kind_name(other, spectra)}"
         axes.plot(levels, d.numpy(), "o" if other == width else "x", mfc="none", color=colour, label=label)
 

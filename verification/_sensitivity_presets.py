@@ -45,7 +45,7 @@ def powers(last: int, count: int) -> tuple[float, ...]:
 
 # `smoke` shows that everything runs; `reduced` is for two cores and an hour; `paper` is the published table, for GPUs or a cluster.
 PRESETS = {
-    "smoke": Preset(16, 300, 6, 2, 16, (Family("conv", 8, (1, 2), 2, (1e-5, 1e-2), 32),)),
+    "smoke": Preset(16, 300, 6, 2, 16, (Family("conv", 8, (1, 2, 3), 2, (1e-5, 1e-3, 1e-2), 32),)),
     "reduced": Preset(
         32,
         2048,

@@ -1,33 +1,39 @@
 """What `frequency_sensitivity` asks of its records: distances to the spectra of the data, series by depth and weight decay, accuracies."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.statistics import Interval, hierarchical_interval
+from linconv.statistics import Interval, cosine_distance, crossed_interval, first_moment, kl_divergence, total_variation
 from verification._sensitivity_runs import half_width_of, select
 from verification._sweeping import Record, identity
 
 FAMILIES = {"conv": "ConvActually", "linear": "its linear twin", "myrtle": "Myrtle CNN", "vgg": "VGG", "resnet": "ResNet"}
-RESAMPLES = 1000
 
 Curve = Float[Tensor, " R"]
-Spectra = dict[float, Curve]  # shares of mass by the half-width that the images lack; 0 for natural ones
+Spectra = dict[float, Curve]  # of the data, by the half-width that the images lack; 0 for natural ones
 Series = dict[float, list[Record]]
+Distance = Callable[[Curve, Curve, Curve], float]  # of a network's curve and a spectrum at these radii
+
+# Besides total variation, by which the predictions are judged.  The spectrum of high-pass images vanishes where no network is insensitive:
+# the divergence that is finite is that of the data from the network.
+OTHER_DISTANCES: dict[str, Distance] = {
+    "Kullback–Leibler divergence of the data from the network, nats": lambda curve, spectrum, radii: kl_divergence(spectrum, curve, radii),
+    "cosine distance": cosine_distance,
+    "difference of mean frequencies, cycles per image": lambda curve, spectrum, radii: abs(
+        first_moment(curve, radii) - first_moment(spectrum, radii)
+    ),
+}
 
 
-def masses(curves: Float[Tensor, "*runs R"], radii: Curve) -> Float[Tensor, "*runs R"]:
-    """Curves of mass 1, each value with its share of the trapezoidal rule: total variation is half the sum of differences."""
-    shares = curves * trapezoid_weights(radii)
-    return shares / shares.sum(-1, keepdim=True)
-
-
-def trapezoid_weights(radii: Curve) -> Curve:
-    steps = radii.diff()
-    return (torch.cat([steps, steps.new_zeros(1)]) + torch.cat([steps.new_zeros(1), steps])) / 2
+def to_spectrum(
+    curves: Float[Tensor, "runs R"], spectrum: Curve, radii: Curve, distance: Distance = total_variation
+) -> Float[Tensor, " runs"]:
+    """The distance of each curve to the spectrum."""
+    return torch.tensor([distance(curve, spectrum, radii) for curve in curves], dtype=torch.float64)
 
 
 def stacked(records: list[Record], when: str) -> Float[Tensor, "runs images R"]:
@@ -36,49 +42,58 @@ def stacked(records: list[Record], when: str) -> Float[Tensor, "runs images R"]:
 
 def pairs(records: list[Record], half_width: float) -> list[tuple[Record, Record]]:
     """Networks that differ in nothing but natural and high-pass training images: they start from the same weights."""
+    high = {start(record): record for record in records if half_width_of(record["parameters"]) == half_width}
+    return [(record, high[start(record)]) for record in records if not record["parameters"]["high"] and start(record) in high]
 
-    def key(record: Record) -> str:
-        return identity({name: value for name, value in record["parameters"].items() if name not in ("high", "half_width")})
 
-    high = {key(record): record for record in records if half_width_of(record["parameters"]) == half_width}
-    return [(record, high[key(record)]) for record in records if not record["parameters"]["high"] and key(record) in high]
+def start(record: Record) -> str:
+    """What a run has in common with those on other kinds of images: all but these."""
+    return identity({name: value for name, value in record["parameters"].items() if name not in ("high", "half_width")})
 
 
 def following(
-    chosen: list[tuple[Record, Record]], when: str, spectra: Float[Tensor, "2 R"], radii: Curve, generator: torch.Generator
+    chosen: list[tuple[Record, Record]], when: str, spectra: tuple[Curve, Curve], radii: Curve, distance: Distance = total_variation
 ) -> Interval:
-    """d to the other data's spectrum less d to that of its own, mean over both networks of a pair; pairs and images are resampled."""
+    """Distance to the other data's spectrum less that to its own, mean over both networks of a pair; interval over pairs and images."""
     natural, high = (stacked([pair[i] for pair in chosen], when) for i in range(2))
 
     def statistic(sample: Tensor) -> Tensor:
-        shares = [masses(part.mean(1), radii) for part in sample.chunk(2, -1)]
-        to = [[(part - spectrum).abs().sum(-1) / 2 for spectrum in spectra] for part in shares]
+        parts = sample.mean(1).chunk(2, -1)
+        to = [[to_spectrum(part, spectrum, radii, distance) for spectrum in spectra] for part in parts]
         return (to[0][1] - to[0][0] + to[1][0] - to[1][1]).mean() / 2
 
-    return hierarchical_interval(torch.cat([natural, high], -1), statistic, generator=generator, resamples=RESAMPLES)
+    return crossed_interval(torch.cat([natural, high], -1), statistic)
 
 
-def approach(records: list[Record], spectrum: Curve, radii: Curve, generator: torch.Generator) -> Interval:
-    """How far training took d to this spectrum down, mean over networks; networks and images are resampled."""
+def approach(records: list[Record], spectrum: Curve, radii: Curve) -> Interval:
+    """How far training took d to this spectrum down, mean over networks; interval over networks and images."""
     untrained, trained = (stacked(records, when) for when in ("before", "after"))
 
     def statistic(sample: Tensor) -> Tensor:
-        before, after = ((masses(part.mean(1), radii) - spectrum).abs().sum(-1) / 2 for part in sample.chunk(2, -1))
+        before, after = (to_spectrum(part, spectrum, radii) for part in sample.mean(1).chunk(2, -1))
         return (before - after).mean()
 
-    return hierarchical_interval(torch.cat([untrained, trained], -1), statistic, generator=generator, resamples=RESAMPLES)
+    return crossed_interval(torch.cat([untrained, trained], -1), statistic)
 
 
-def followed(record: Record, shares: Curve, radii: Curve) -> Record:
-    """The record of a network with exactly these shares of its sensitivity."""
-    curve = (shares / masses(torch.ones_like(radii), radii)).tolist()
-    return record | {"result": record["result"] | {"after": [curve] * len(record["result"]["before"])}}
+def followed(record: Record, spectrum: Curve) -> Record:
+    """The record of a network whose sensitivity is exactly this spectrum."""
+    return record | {"result": record["result"] | {"after": [spectrum.tolist()] * len(record["result"]["before"])}}
 
 
 def distances(records: list[Record], spectra: Spectra, radii: Curve) -> Float[Tensor, " runs"]:
     """d between each network's curve and the spectrum of its own data."""
-    own = torch.stack([spectra[half_width_of(record["parameters"])] for record in records])
-    return (masses(stacked(records, "after").mean(1), radii) - own).abs().sum(-1) / 2
+    own = [to_spectrum(curve_of(record)[None], spectra[half_width_of(record["parameters"])], radii) for record in records]
+    return torch.cat(own) if own else torch.empty(0, dtype=torch.float64)
+
+
+def mean_distances(records: list[Record], spectra: Spectra, radii: Curve) -> Float[Tensor, " starts"]:
+    """d to the spectrum of its own data, mean over the kinds of images, of networks that start from the same weights; all kinds or none."""
+    starts: dict[str, list[Record]] = {}
+    for record in records:
+        starts.setdefault(start(record), []).append(record)
+    means = [distances(several, spectra, radii).mean() for several in starts.values() if len(several) == len(spectra)]
+    return torch.stack(means) if means else torch.empty(0, dtype=torch.float64)
 
 
 def series(records: Iterable[Record]) -> dict[tuple[str, str], Series]:

@@ -46,10 +46,29 @@ class Preset(NamedTuple):
     architectures: tuple[Architecture, ...]
 
 
-# `tiny` is for tests; `smoke` shows that everything runs; `reduced` ends in minutes on two idle cores; `full` is for a GPU.
+# `tiny` is for tests; `smoke` shows that everything runs; `reduced` ends in minutes on two idle cores; `full` is for a GPU.  Intervals are
+# over architectures: five at least, as fewer decide nothing.
 PRESETS = {
-    "tiny": Preset(12, 60, 2, 20, 2, 16, 4, (Architecture("conv", 2, 2), Architecture("linear", 2, 2))),
-    "smoke": Preset(16, 200, 4, 32, 2, 32, 8, (Architecture("myrtle", 5, 4), Architecture("conv", 2, 4), Architecture("resnet", 8, 4))),
+    "tiny": Preset(
+        12,
+        60,
+        2,
+        20,
+        2,
+        16,
+        4,
+        tuple(Architecture(*a) for a in [("conv", 2, 2), ("linear", 2, 2), ("conv", 2, 4), ("conv", 3, 2), ("linear", 3, 2)]),
+    ),
+    "smoke": Preset(
+        16,
+        200,
+        4,
+        32,
+        2,
+        32,
+        8,
+        tuple(Architecture(*a) for a in [("myrtle", 5, 4), ("conv", 2, 4), ("resnet", 8, 4), ("linear", 2, 4), ("conv", 3, 4)]),
+    ),
     "reduced": Preset(
         32,
         2048,

@@ -1,6 +1,7 @@
 """What the claims on trained networks share: images of two classes at least, and runs that a store keeps."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, Literal
 
 from linconv import images
 from linconv.claims import Progress, UsageError
-from linconv.sweeps import sweep
+from linconv.sweeps import read_store, sweep
+from linconv.sweeps.tasks import tasks_of
 
 Parameters = dict[str, Any]
 Record = dict[str, Any]
@@ -19,15 +21,21 @@ def train_all(
     tasks: list[Parameters],
     store: str,
     jobs: int,
-    engine: Literal["loky", "dask"],
+    engine: Literal["loky", "dask", "none"],
     scheduler: str,
     records: list[Record],
 ) -> Iterator[Progress]:
     """Train what the store does not have yet, and put the records of all tasks into `records`, in the order of `identity`.
 
     `run(**task)` is a job of `linconv.sweeps.sweep`, whose errors of the store, of the engine and of the scheduler become a `UsageError`.
-    An empty `store` keeps nothing; an empty `scheduler` is a cluster on this machine, of `jobs` processes.
+    An empty `store` keeps nothing; an empty `scheduler` is a cluster on this machine, of `jobs` processes.  With the engine "none" nothing
+    is trained: `records` are those that the store has, also while another process trains the others.
     """
+    if engine == "none":
+        if scheduler:
+            raise UsageError(f"scheduler: --engine none trains nothing, got {scheduler}; leave it out")
+        records.extend(stored(run, tasks, store))
+        return
     with ExitStack() as stack:
         path = Path(store) if store else Path(stack.enter_context(tempfile.TemporaryDirectory()), "runs.jsonl")
         try:
@@ -39,6 +47,31 @@ def train_all(
         except (ValueError, OSError, ImportError) as error:  # jobs that raise are an ExceptionGroup, and a fault of the claim
             raise UsageError(str(error)) from error
     records.sort(key=lambda record: identity(record["parameters"]))
+
+
+def stored(run: Callable[..., Mapping[str, Any]], tasks: list[Parameters], store: str) -> list[Record]:
+    """The records of these tasks that are in the store; a `UsageError` where there is none."""
+    if not store:
+        raise UsageError("store: --engine none trains nothing, it needs a file of finished runs; give --store FILE")
+    try:
+        found = {record["id"]: record for record in read_store(store)}
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    records = [found[task.id] for task in tasks_of(run, tasks) if task.id in found]
+    if not records:
+        raise UsageError(
+            f"store: {store} has none of the {len(tasks)} runs of this preset, data and seed; give those that it was filled with"
+        )
+    return sorted(records, key=lambda record: identity(record["parameters"]))
+
+
+def missing(tasks: list[Parameters], records: list[Record], *, by: tuple[str, ...]) -> str:
+    """What of the tasks the records lack, counted by these parameters; empty where nothing does."""
+    present = {identity(record["parameters"]) for record in records}
+    absent = [task for task in tasks if identity(task) not in present]
+    counts = Counter(" ".join(f"{name} {task[name]}" for name in by) for task in absent)
+    listed = "; ".join(f"{count} of {what}" for what, count in counts.items())
+    return f"{len(absent)} of {len(tasks)} runs are not in the store: {listed}" if absent else ""
 
 
 def identity(parameters: Mapping[str, Any]) -> str:

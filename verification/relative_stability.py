@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from linconv.claims import Check, Figure, Note, Progress, agree, control, exceeds, inconclusive, main
 from linconv.deformation import typical_temperature
 from linconv.stability import relative_stability
-from linconv.statistics import Interval, correlation_interval, hierarchical_interval
+from linconv.statistics import Interval, correlation_interval, mean_interval
 from verification._figure_stability import figure
 from verification._stability_runs import CUTOFF, DISPLACEMENT, PRESETS, Architecture, architecture_of, logarithms, prepare, run, tasks_of
 from verification._sweeping import classified, train_all
@@ -68,7 +68,7 @@ def claim(
     if len(trained) < 2:
         yield inconclusive("(b) published statements", "the training of all architectures but one diverged")
         return
-    yield from course_checks(trained, decided, generator)
+    yield from course_checks(trained, decided)
     yield from error_checks(trained, decided, generator)
     yield from table(trained, shuffled)
     yield Figure("relative_stability", lambda: figure(trained, shuffled, f"Preset {preset}: {what}"))
@@ -115,9 +115,9 @@ def over(groups: Groups, key: str, index: int) -> Tensor:
     return torch.stack([logarithms(group, key, index) for group in groups.values()])
 
 
-def interval(values: Tensor, generator: torch.Generator) -> Interval:
-    """Of the mean: architectures are resampled, then the runs of each."""
-    return hierarchical_interval(values, generator=generator, resamples=RESAMPLES)
+def interval(values: Tensor) -> Interval:
+    """Student's, of the mean over architectures of the mean over the runs of each: it is about other architectures with other seeds."""
+    return mean_interval(values.mean(1))
 
 
 def negative(found: Interval) -> Interval:
@@ -132,21 +132,21 @@ def judged(check: Check, decided: bool) -> Check:
     return inconclusive(check.name, f"{found}; networks of this size are not those of the statement")
 
 
-def course_checks(groups: Groups, decided: bool, generator: torch.Generator) -> Iterator[Check | Note]:
+def course_checks(groups: Groups, decided: bool) -> Iterator[Check | Note]:
     """(b) 1 and 2: R before training, and its fall."""
     draws = sum(map(len, groups.values()))
     before, after = over(groups, "R", 0), over(groups, "R", -1)
-    start, fall = interval(before, generator), interval(before - after, generator)
+    start, fall = interval(before), interval(before - after)
     yield judged(exceeds("(b) 1: untrained, log₁₀ R above that of ½", start, -NEAR, draws=draws), decided)
     yield judged(exceeds("(b) 1: untrained, −log₁₀ R above that of 2", negative(start), -NEAR, draws=draws), decided)
     yield judged(exceeds("(b) 2: decades by which training lowers R, above those of 2", fall, FALL, draws=draws), decided)
     for key in "DG":
-        change = interval(over(groups, key, 0) - over(groups, key, -1), generator)
+        change = interval(over(groups, key, 0) - over(groups, key, -1))
         yield Note(f"training lowers {key} by {shown(change)} decades")
     again = {key: torch.tensor([[r["result"]["again"][key] for r in group] for group in groups.values()]).log10() for key in "RG"}
-    yield control("(b) 1: a tenth of R", exceeds("", interval(before - 1, generator), -NEAR))
-    yield control("(b) 2: the untrained networks, measured twice", exceeds("", interval(before - again["R"], generator), FALL))
-    yield control("(b) 2: noise against other noise", exceeds("", interval(over(groups, "G", 0) - again["G"], generator), FALL))
+    yield control("(b) 1: a tenth of R", exceeds("", interval(before - 1), -NEAR))
+    yield control("(b) 2: the untrained networks, measured twice", exceeds("", interval(before - again["R"]), FALL))
+    yield control("(b) 2: noise against other noise", exceeds("", interval(over(groups, "G", 0) - again["G"]), FALL))
 
 
 def error_checks(groups: Groups, decided: bool, generator: torch.Generator) -> Iterator[Check | Note]:
@@ -154,7 +154,7 @@ def error_checks(groups: Groups, decided: bool, generator: torch.Generator) -> I
     errors = torch.stack([torch.tensor([1 - r["result"]["test_accuracy"] for r in group]) for group in groups.values()]).double()
     errors = errors.clamp_min(1e-4).log10()
     roots = over(groups, "R", -1) / 2
-    ratio = interval(errors - roots - math.log10(PUBLISHED), generator)
+    ratio = interval(errors - roots - math.log10(PUBLISHED))
     factor = [10 ** float(end) for end in (ratio.estimate, ratio.low, ratio.high)]
     yield Note(f"test error over the published 0.2 √R: {factor[0]:.2f} ({factor[1]:.2f} to {factor[2]:.2f}), geometric mean over runs")
     name = "(b) 3: correlation of test error and √R, logarithms, over architectures"

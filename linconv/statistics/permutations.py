@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from linconv.statistics.resampling import Array, Interval, as_array, checked_level, numpy_generator
+from linconv.statistics.slopes import sen_slope
 from linconv.validation import validate_size
 
 Alternative = Literal["two-sided", "greater", "less"]
@@ -48,8 +49,8 @@ def trend(
     `values_by_level` holds the runs at each level, `levels` their increasing positions (0, 1, 2, … by default).  The p-value is that of the
     Jonckheere–Terpstra statistic, which for given levels is Kendall's S, under permutations of all values: exact where `resamples` covers
     the different ones.  `alternative="greater"` asks for an increase.  The slope is the median over pairs of runs with the
-    interval of Sen (1968), in units of a value per unit of a level.  Raises `ValueError` for fewer than two levels, three values in all, or
-    positions that do not increase.
+    interval of Sen (1968), exact however few they are (`linconv.statistics.slopes`), in units of a value per unit of a level.  Raises
+    `ValueError` for fewer than two levels, three values in all, or positions that do not increase.
 
     >>> runs = [torch.tensor([1.0, 1.2, 1.1]), torch.tensor([2.0, 2.2, 2.1]), torch.tensor([3.0, 3.2, 3.1])]
     >>> found = trend(runs, generator=torch.Generator().manual_seed(0))
@@ -80,9 +81,8 @@ def trend(
         alternative=_checked(alternative),
         rng=rng,
     )
-    slope = stats.theilslopes(y, x, confidence)
     tau = float(stats.kendalltau(x, y).statistic)
-    return Trend(tau, float(tested.pvalue), Interval(float(slope[0]), float(slope[2]), float(slope[3]), confidence))
+    return Trend(tau, float(tested.pvalue), sen_slope(x, y, confidence))
 
 
 def permutation_test(

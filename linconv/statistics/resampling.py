@@ -1,4 +1,4 @@
-"""Bootstrap intervals: of independent samples, of correlations, of runs with images in each."""
+"""Bootstrap intervals: of independent samples, and of correlations.  For few samples see `linconv.statistics.student`."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -74,25 +74,7 @@ def bootstrap_interval(
         found = stats.bootstrap(arrays, statistic, n_resamples=count, batch=batch, method="BCa", **options)
     low, high = np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)
     low, high = _repaired(estimate, low, high, np.asarray(found.bootstrap_distribution), confidence)
-    return _interval(estimate, low, high, confidence, given[0].device)
-
-
-def mean_interval(samples: Float[Tensor, " n"], *, level: float = 0.95) -> Interval:
-    """Student's interval of the mean of independent samples, for few of them: exact for normal ones.
-
-    A bootstrap of so few is too narrow: of normal samples 3, 4 and 12 at a time, nominal 95 % intervals of their mean cover 67, 79 and 89 %
-    (measured, BCa).  Samples that are all alike give a point.  Raises `ValueError` for fewer than two samples, or NaN.
-
-    >>> interval = mean_interval(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-    >>> round(interval.low, 3), interval.estimate, round(interval.high, 3)
-    (-0.484, 2.0, 4.484)
-    """
-    values, confidence = as_array("samples", samples, ndim=(1,)), checked_level(level)
-    if len(values) < 2:
-        raise ValueError(f"samples: expected at least two, got {len(values)}; one says nothing of the spread")
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return Interval(mean, mean - half, mean + half, confidence)
+    return as_interval(estimate, low, high, confidence, given[0].device)
 
 
 def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
@@ -145,46 +127,6 @@ def correlation_interval(
     return bootstrap_interval((a, b), of_mean_curves, generator=generator, level=level, resamples=resamples)
 
 
-def hierarchical_interval(
-    values: Float[Tensor, "runs images *shape"],
-    statistic: Callable[[Tensor], Tensor] | None = None,
-    *,
-    generator: torch.Generator,
-    level: float = 0.95,
-    resamples: int = 2000,
-) -> Interval:
-    """Percentile interval of a statistic of runs and images: runs are resampled, then images in each of them.
-
-    `statistic` maps a tensor `(runs, images, *shape)` to a number or a tensor of any shape; the default is the mean over runs and images.
-    Images of one run share its weights: resampling all values as if they were independent makes intervals that are too narrow.  With few
-    runs this one is as well: where runs make all the spread, nominal 95 % intervals of the mean of 2, 3, 4 and 12 normal runs cover 50, 71,
-    83 and 89 % (measured).  Of a mean over few runs take `mean_interval`.
-    Raises `ValueError` for fewer than two runs.  Source: Davison and Hinkley (1997), section 3.8.
-
-    >>> values = torch.randn(6, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    >>> interval = hierarchical_interval(values, generator=torch.Generator().manual_seed(0))
-    >>> interval.low < float(values.mean()) < interval.high
-    True
-    """
-    validate_tensor("values", values)
-    if values.ndim < 2 or values.shape[0] < 2:
-        raise ValueError(f"values: expected (runs, images, *shape) with two runs or more, got {tuple(values.shape)}")
-    confidence, count, source = checked_level(level), validate_size("resamples", resamples), validate_generator(generator)
-    x = values.detach().to(torch.float64)
-    runs, images = x.shape[:2]
-    of = statistic or (lambda sample: sample.mean((0, 1)))
-
-    def drawn() -> Tensor:
-        chosen = torch.randint(runs, (runs, 1), device=source.device, generator=source).to(x.device)
-        return x[chosen, torch.randint(images, (runs, images), device=source.device, generator=source).to(x.device)]
-
-    estimate = torch.as_tensor(of(x), dtype=torch.float64).cpu().numpy()
-    resampled = np.stack([torch.as_tensor(of(drawn()), dtype=torch.float64).cpu().numpy() for _ in range(count)], -1)
-    if not np.isfinite(estimate).all():
-        raise ValueError("statistic: not finite on the values; leave out what it is not defined on")
-    return _interval(estimate, *_percentiles(resampled, confidence), confidence, values.device)
-
-
 def as_array(name: str, value: object, ndim: tuple[int, ...] | None = None) -> Array:
     return validate_tensor(name, value, ndim=ndim).detach().cpu().to(torch.float64).numpy()
 
@@ -201,7 +143,7 @@ def numpy_generator(generator: object) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), device=source.device, generator=source)))
 
 
-def _interval(estimate: Array, low: Array, high: Array, level: float, device: torch.device) -> Interval:
+def as_interval(estimate: Array, low: Array, high: Array, level: float, device: torch.device) -> Interval:
     if estimate.ndim == 0:
         return Interval(float(estimate), float(low), float(high), level)
     centre, lower, upper = (torch.tensor(x, dtype=torch.float64, device=device) for x in (estimate, low, high))
