@@ -145,7 +145,9 @@ def _programme(
         np.ones(2 * len(neurons)), A_eq=torch.cat([features, -features], 1).numpy(), b_eq=goals.numpy(), bounds=(0, None), method="highs"
     )
     if solved.x is None and solved.status != 2:  # 2: infeasible
-        raise ValueError(f"y: expected a linear programme that HiGHS solves, got “{solved.message}”; rescale the targets or take fewer points")
+        raise ValueError(
+            f"y: expected a linear programme that HiGHS solves, got “{solved.message}”; rescale the targets or take fewer points"
+        )
     if solved.x is None:
         raise ValueError(
             "y: expected targets that a network interpolates, but none does; without biases the odd part of a function is linear, which "
