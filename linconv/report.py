@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linconv.claims.output import brief
+from linconv.claims.verdict import REPRODUCE, counted
 
 PREAMBLE = "% needs amsmath, amssymb, booktabs\n"
 ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar", "\u0303": r"\tilde", "\u0307": r"\dot"}
@@ -29,7 +30,7 @@ def page(documents: Sequence[Document], *, exit_code: int, figures: Mapping[str,
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"brief": brief, "number": number}
+    environment.filters |= {"brief": brief, "number": number, "counted": counted}
     template = environment.from_string(resources.files("linconv").joinpath("report.html").read_text(encoding="utf-8"))
     claims = [_prepared(document, (figures or {}).get(str(document.get("claim")), ())) for document in documents]
     counts: dict[str, int] = {}
@@ -55,6 +56,7 @@ def _prepared(document: Document, figures: Sequence[Path]) -> dict[str, Any]:
     }
     lists: dict[str, Any] = {"checks": [], "controls": [], "notes": [], "parameters": {}, "versions": {}}
     claim = empty | lists | dict(document)
+    claim["why"], _, claim["again"] = claim["reason"].partition(REPRODUCE)  # a command is copied whole, without the full stop of a sentence
     claim["statement_html"] = Markup(statement_html(claim["statement"]))  # made of escaped text and MathML below
     claim["figures"] = [{"name": path.stem, "data": base64.b64encode(path.read_bytes()).decode()} for path in figures]
     return claim
@@ -130,7 +132,7 @@ def _tex(text: str) -> str:
     return "".join(
         f"\\ensuremath{{{ACCENTS[piece[1]]}{{{encoder.unicode_to_latex(piece[0])}}}}}"
         if len(piece) == 2 and piece[1] in ACCENTS
-        else encoder.unicode_to_latex(unicodedata.normalize("NFC", piece))
+        else encoder.unicode_to_latex(unicodedata.normalize("NFC", piece)).replace("--", "-{}-")  # two hyphens of a flag, not a dash
         for piece in pieces
     )
 

@@ -20,7 +20,7 @@ from linconv.claims import check, main
 from linconv.claims.command import decide
 from linconv.claims.output import Terminal
 from linconv.claims.replay import child
-from linconv.claims.subject import load
+from linconv.claims.subject import load, subject_of
 
 HEADER = '''r"""Doubling doubles.
 
@@ -381,6 +381,35 @@ def test_a_reader_that_goes_away_does_not_change_the_verdict(tmp_path: Path) -> 
         process.stdout.close()
         complaint = process.stderr.read()
     assert (process.returncode, complaint) == (0, b"")
+
+
+PIPED = """
+from linconv.claims import check
+def claim() -> Iterator[Check]:
+    yield agree("one", 1.0, 2.0)
+print(check(claim))
+"""
+
+
+def test_a_file_beside_a_script_is_not_a_module_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m doubling` finds it in its own folder alone; a program that was piped in has no file at all."""
+    file = write(tmp_path, DOUBLING)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path[1:]])
+    monkeypatch.delitem(sys.modules, "doubling", raising=False)
+    claim = load("", str(file)).claim
+    assert subject_of(claim).launcher == ["python", str(file)]
+    monkeypatch.chdir(tmp_path)
+    assert subject_of(claim).launcher == ["python", "-m", "doubling"]
+    piped = subprocess.run(
+        [sys.executable, "-"],
+        input=HEADER + PIPED,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        check=False,
+    )
+    assert "REFUTED" in piped.stdout
+    assert "replayed in this process" in piped.stdout
 
 
 class Screen(io.StringIO):

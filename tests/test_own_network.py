@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 import linconv as lc
+from linconv.claims.subject import subject_of
 from linconv.hypotheses import audit, hidden_kernel
+from linconv.network import circular_convolution
 
 SHAPE = (2, 4, 3)
 HYPOTHESES = ["bias-free", "stride 1", "same size", "circular", "full kernel", "dense"]
@@ -250,3 +253,84 @@ def test_modules_without_weights_are_refused() -> None:
         audit(nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), SHAPE)
     with pytest.raises(ValueError, match="module: expected weights"):
         audit(nn.Sequential(nn.Conv2d(2, 2, 3, device="meta"), nn.Flatten()), SHAPE)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def of(*weights: torch.Tensor) -> lc.LinearCNN:
+    return lc.LinearCNN.from_weights(list(weights), tuple(weights[-1].shape[2:]))
+
+
+DELTA = torch.zeros(2, 2, 3, dtype=torch.float64)
+DELTA[:, :, 0] = torch.eye(2)
+EVEN = torch.tensor([[[3.0, 1.0, 0.5, 0.5, 1.0]]], dtype=torch.float64)
+DEGENERATE = {
+    "deltas": of(DELTA, DELTA),
+    "balanced": lc.minimal_network(normal(2, 2, 3), 2),
+    "real transforms": of(EVEN, EVEN),
+    "one site": of(normal(2, 2, 1), normal(2, 2, 1)),
+    "rank one, three dimensions": of(normal(1, 2, 2, 2, 1), normal(2, 1, 2, 3, 2)),
+    "small": of(1e-6 * normal(2, 2, 4), 1e-3 * normal(2, 2, 4)),
+    "one layer": of(normal(2, 2, 3)),
+    "wider than the grid": of(normal(2, 2, 7), normal(2, 2, 4)),
+}
+GIVEN = ("convolution_theorem", "wrapped_singular_values", "rank_limit", "balancedness", "linear_relative_stability", "kernel_size")
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_other_theorems_hold_on_given_networks(name: str) -> None:
+    """On a module whose kernels are full, and whatever is degenerate about a network, no theorem is refuted and no control survives."""
+    verdict = lc.check(name, net=network(conv(2, 2)).float(), input_shape=SHAPE)
+    assert verdict.holds, verdict
+    assert "of the given network" in verdict.scope
+    assert "automatic" not in verdict.scope
+    assert any(check.name == "the module computes ⟨β, x⟩" for check in verdict.checks)
+    for kind, net in DEGENERATE.items():
+        found = lc.check(name, net=net)
+        assert found.verdict in ("HOLDS", "NOT APPLICABLE"), f"{kind}: {found}"
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "says"),
+    [
+        ("balancedness", lambda: network(conv(2, 2, groups=2)), "layer 0 (Conv2d): not dense (2 groups)"),
+        ("balancedness", lambda: network(conv(2, 2, bias=True)), "layer 0 (Conv2d): not bias-free"),
+        ("kernel_size", lambda: network(nn.Sequential(conv(2, 2), conv(2, 2))), "depth 2: the network has 3 layers"),
+        ("wrapped_singular_values", lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 3, bias=False)), "depth: expected at least 2 layers"),
+        ("rank_limit", lambda: network(nn.Sequential(conv(2, 2), nn.ReLU(), conv(2, 2))), "ReLU"),
+    ],
+)
+def test_what_a_theorem_does_not_cover_is_named(name: str, build: Callable[[], nn.Module], says: str) -> None:
+    verdict = lc.check(name, net=build(), input_shape=SHAPE)
+    assert verdict.verdict == "NOT APPLICABLE"
+    assert says in verdict.reason
+
+
+def test_restricted_kernels_are_balanced_in_sum_alone_along_their_own_flow() -> None:
+    """The import of two taps has zeros all around, which its own gradient would fill; the module's does not."""
+    verdict = lc.check("balancedness", net=network(conv(2, 2, (2, 1))), input_shape=SHAPE)
+    assert verdict.holds, verdict
+    assert all("each frequency" not in check.name for check in verdict.checks)
+
+
+def test_large_convolutions_are_iterated_in_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verification.wrapped_singular_values.DENSE", 0)
+    verdict = lc.check("wrapped_singular_values", net=network(conv(2, 2)), input_shape=SHAPE)
+    assert verdict.holds, verdict
+    assert any(check.name == "layer 0: the largest singular value" for check in verdict.checks)
+    monkeypatch.setattr("verification.wrapped_singular_values.circular_convolution", lambda x, w: circular_convolution(x, 1.0001 * w))
+    assert lc.check("wrapped_singular_values", net=network(conv(2, 2)), input_shape=SHAPE).verdict != "HOLDS"
+
+
+def test_networks_are_searched_where_none_is_given() -> None:
+    found = lc.falsify("wrapped_singular_values", budget=8, draws=1, largest=3, in_channels=2, out_channels=2, seed=0)
+    assert found.verdict in ("HOLDS", "INCONCLUSIVE"), found.reason
+    assert "net: " in found.scope
+
+
+def test_every_claim_about_networks_has_the_same_parameters() -> None:
+    for name in (*GIVEN, "theorem410"):
+        found = subject_of(import_module(f"verification.{name}").claim).parameters
+        assert [name for name in ("module", "input_shape", "net") if found[name].domain.is_flag] == ["module", "input_shape"]

@@ -88,6 +88,7 @@ def test_the_page_has_every_part_of_every_verdict(made: Path) -> None:
         "theorem",
         "empirical",
         "1 of 1",
+        "Reproduce with",
     ):
         assert part in tags.text, part
     assert {attributes.get("id") for tag, attributes in tags.found if tag == "section"} == {"passing", "failing", "broken"}
@@ -121,13 +122,21 @@ def test_latex_writes_special_characters_out() -> None:
     verdict = {
         "claim": "a_b",
         "verdict": "HOLDS",
-        "scope": "50 % of {x} & λ ≤ ½, β̂ → ∞ #1 ~ ^ \\",
+        "scope": "50 % of {x} & λ ≤ ½, β̂ → ∞ #1 ~ ^ \\ --n=3",
         "reason": "",
         "statement": "For λ: $λ_1 < 2$.",
     }
     text = latex([verdict])
     assert text.isascii()
-    for part in (r"a\_b & HOLDS", r"50 \% of \{x\} \&", r"\ensuremath{\lambda}", r"\hat{", r"\textbackslash", r"$\lambda _1 < 2$"):
+    for part in (
+        r"a\_b & HOLDS",
+        r"50 \% of \{x\} \&",
+        r"\ensuremath{\lambda}",
+        r"\hat{",
+        r"\textbackslash",
+        "-{}-n=3",
+        r"$\lambda _1 < 2$",
+    ):
         assert part in text, part
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from annotated_types import Ge, Gt, Interval, Len, Lt, MultipleOf, Predicate
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -362,6 +362,79 @@ def test_a_hypothesis_leaves_structure_and_shrinking_as_they_are() -> None:
     assert all(entry == round(entry) for entry in found.witness["x"].flatten().tolist())
     with pytest.raises(ValueError, match="x does not meet the claim's hypothesis"):
         check(claim, x=torch.ones(1, 1, 4))
+
+
+@st.composite
+def seldom(draw: Any) -> Tensor:
+    """Eight zeros are all that is ever accepted, and Hypothesis tries them first."""
+    assume(draw(st.binary(min_size=8, max_size=8)) == bytes(8))
+    return torch.zeros(1)
+
+
+def test_a_draw_that_filters_did_not_allow_is_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Hypothesis finds no other example it is left with the simplest one, which was once counted as a draw."""
+    monkeypatch.setattr("linconv.claims.drawing.RUNS", 1)
+
+    def claim(*, x: Annotated[Tensor, seldom()]) -> Iterator[Check]:
+        yield at_most("x", x.max(), 255.0)
+        yield control("negative", at_most("", x.max() + 1, -1.0))
+
+    space = space_of(subject_of(claim), {"x": torch.zeros(1)}, {})
+    assert space.draw(Random(0)) is None
+    found = falsify(claim, budget=8)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "not made, for filters reject nearly all" in found.reason
+
+
+def test_independent_draws_leave_nothing_out() -> None:
+    """Hypothesis never makes the first choice of its second example as it made that of the first."""
+    small = st.integers(1, 3)
+
+    def claim(*, x: Annotated[tuple[int, ...], st.tuples(small, small)]) -> Iterator[Check]:
+        yield agree("x", x[0], x[0])
+
+    space = space_of(subject_of(claim), {"x": (1, 1)}, {})
+    drawn = [found["x"] for seed in range(60) if (found := space.draw(Random(seed))) is not None]
+    assert {*drawn} == {(a, b) for a in (1, 2, 3) for b in (1, 2, 3)}
+
+
+def test_a_strategy_of_one_value_has_independent_draws() -> None:
+    def claim(*, x: Annotated[Tensor, st.just(torch.ones(2))], n: Annotated[int, Interval(ge=1, le=50)] = 1) -> Iterator[Check]:
+        yield agree("x", n * x, torch.full((2,), float(n)))
+        yield control("doubled", agree("", 2 * x, x))
+
+    assert "independent draws" in falsify(claim, budget=20).scope
+
+
+def test_none_beside_a_strategy_is_drawn_and_the_strategy_stays() -> None:
+    kernels = strategies.predictors(grid=(2,))
+    nonzero = Predicate(lambda w: bool(w.any()))
+
+    def claim(
+        *,
+        w: Annotated[Tensor, kernels, nonzero, "a kernel"] | None = None,
+        v: Annotated[Tensor | None, kernels] = None,
+        u: Annotated[Annotated[Tensor, kernels] | None, nonzero] = None,
+    ) -> Iterator[Check]:
+        assert all(x is None or bool(x.any()) for x in (w, u))
+        yield at_most("‖w‖", 0.0 if w is None else w.norm(), 2.5, scale=1.0)
+        yield control("raised", at_most("", 1.0, 0.0, scale=1.0))
+
+    space = space_of(subject_of(claim), {"w": None, "v": None, "u": None}, {})
+    drawn = [space.draw(Random(seed)) for seed in range(15)]
+    kinds = {name: {instance[name] is None for instance in drawn if instance} for name in ("w", "u")}
+    assert kinds == {"w": {True, False}, "u": {True, False}}
+    assert check(claim).holds
+    assert check(claim, w=torch.ones(1, 1, 2)).holds
+    with pytest.raises(ValueError, match="w does not meet"):
+        check(claim, w=torch.zeros(1, 1, 2))
+    with pytest.raises(TypeError, match=r"w must be .*Tensor \| None with Predicate.*, got 3"):
+        check(claim, w=3)
+    found = falsify(claim, budget=80)
+    assert found.verdict == "REFUTED"
+    assert found.witness is not None
+    assert found.witness["w"].shape == (1, 1, 2)
+    assert found.witness["u"] is None
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError, ValueError])

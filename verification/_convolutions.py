@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 import linconv as lc
 from linconv import witnesses
+from linconv.claims import UsageError
+from verification._given import Given
 
 IMAGES = 4
+MOST_NUMBERS = 4096
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -76,6 +79,17 @@ class Draw:
         for parameter in module.parameters():
             parameter.data = self.weight(*parameter.shape)
         return module.requires_grad_(False)
+
+
+def as_matrix(given: Given) -> Network:
+    """A given network with images; the matrix is what the module itself, in space, makes of every unit impulse."""
+    numbers = math.prod(given.input_shape)
+    if numbers > MOST_NUMBERS:
+        raise UsageError(f"input_shape: expected at most {MOST_NUMBERS} numbers in an image, so that its matrix fits, got {numbers}")
+    with torch.no_grad():
+        answers = given.module(torch.eye(numbers, dtype=torch.float64).reshape(-1, *given.input_shape))
+    x = torch.randn(IMAGES, *given.input_shape, dtype=torch.float64, generator=given.generator)
+    return Network(given.net, x, answers.T.numpy())
 
 
 def stack(values: Iterable[Any]) -> Any:

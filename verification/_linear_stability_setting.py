@@ -163,3 +163,26 @@ def enumerated(s: NDArray[np.float64], rho: NDArray[np.float64], *, cosine: bool
             phases = np.cos(2 * np.pi * (u - q) * (p[:, None] - p) / n)
             total[q] += s[u] * (phases * moments).sum() / n**2
     return total
+
+
+def drawn(covariance: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Gaussian fields in one dimension of a covariance ρ(h) or ρ(p, p′), by its square root."""
+    sites = torch.arange(len(covariance))
+    matrix = covariance[(sites - sites[:, None]) % len(sites)] if covariance.ndim == 1 else covariance
+    values, vectors = torch.linalg.eigh(matrix)
+    white = torch.randn(n, len(sites), dtype=torch.float64, generator=generator)
+    return (white * values.clamp_min(0).sqrt() @ vectors.T)[:, None]
+
+
+def randomly_shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image rolled by a random shift."""
+    height, width = x.shape[2:]
+    shifts = torch.randint(height * width, (len(x),), generator=generator).tolist()
+    return torch.stack([image.roll((shift // width, shift % width), (1, 2)) for image, shift in zip(x, shifts, strict=True)])
+
+
+def site_mean(pairs: Tensor) -> Tensor:
+    """ρ(h) = ⟨ρ(p, p + h)⟩ over sites of the torus."""
+    height, width = pairs.shape[:2]
+    rolled = [pairs[i, j].roll((-i, -j), (0, 1)) for i in range(height) for j in range(width)]
+    return torch.stack(rolled).mean(0)

@@ -17,8 +17,10 @@ channels between the layers, at each frequency if all such changes are allowed, 
 Source: Du, Hu, Lee, arXiv 1806.00900; Arora, Cohen, Hazan, arXiv 1802.06509, for fully connected networks; the rest derived here.
 """
 
+import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -28,8 +30,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 import linconv as lc
-from linconv.claims import Check, Progress, agree, control, main, predicted_failure, rate
+from linconv.claims import Check, Note, Progress, agree, control, main, predicted_failure, rate
 from linconv.losses import loss_of
+from verification._given import Given, InputShape, ModulePath, Net, on_given_network
 from verification._networks import one_thread
 
 FAST = {"grid": (3, 4), "steps": 20}
@@ -48,7 +51,21 @@ def claim(
     weight_decay: Annotated[float, Interval(ge=0.01, le=0.2), "weight decay λ"] = 0.05,
     steps: Annotated[int, Interval(ge=10, le=1000), "steps of gradient descent at the largest step size"] = 40,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of weights, images and targets"] = 0,
-) -> Iterator[Check | Progress]:
+    module: ModulePath = "",
+    input_shape: InputShape = None,
+    net: Net = None,
+) -> Iterator[Check | Note | Progress]:
+    if net is not None or module:
+        yield from on_given_network(
+            partial(on_network, weight_decay=weight_decay),
+            net,
+            module,
+            input_shape,
+            torch.Generator().manual_seed(seed),
+            needs=("dense", "own weights", "within the grid", "free readout"),
+            least_depth=2,
+        )
+        return
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(12, channels, *grid, generator=generator, dtype=torch.float64)
     noise = torch.randn(12, outputs, generator=generator, dtype=torch.float64)
@@ -58,7 +75,9 @@ def claim(
             problem = Problem(x, y, loss, weight_decay)
             label = f"{loss}, {'full kernels' if kernel is None else '2 taps a side'}"
             with one_thread():
-                yield from derivative_checks(label, net, problem)
+                yield from derivative_checks(label, net, problem, problem.gradients(net), kernel is None)
+                if kernel is not None:
+                    yield from restricted_checks(label, net, problem)
                 if loss == "squared":
                     yield Progress(f"gradient descent, {label}")
                     yield from descent_checks(label, net, problem, steps)
@@ -103,39 +122,70 @@ def difference(net: lc.LinearCNN, full: bool) -> Tensor:
     return commutators(blocks, blocks, full)
 
 
-def derivative(net: lc.LinearCNN, problem: Problem, full: bool, decay: float) -> tuple[Tensor, float]:
-    """dΔ/dt along the flow, and the size of the terms that cancel in it."""
-    blocks = transforms(list(net.weights), net.grid)
-    slopes = transforms(problem.gradients(net), net.grid)
+def derivative(net: lc.LinearCNN, gradients: list[Tensor], full: bool, decay: float) -> tuple[Tensor, float]:
+    """dΔ/dt along the flow of these gradients and weight decay, and the size of the terms that cancel in it."""
+    blocks, slopes = transforms(list(net.weights), net.grid), transforms(gradients, net.grid)
     velocity = [-(g + 2 * decay * w) for g, w in zip(slopes, blocks, strict=True)]
     half = commutators(velocity, blocks, full)
     terms = max(float((b.mH @ a).abs().max()) for a, b in zip(velocity[1:], blocks[1:], strict=True))
     return half + half.mH, terms
 
 
-def derivative_checks(label: str, net: lc.LinearCNN, problem: Problem) -> Iterator[Check]:
+def derivative_checks(label: str, net: lc.LinearCNN, problem: Problem, gradients: list[Tensor], full: bool) -> Iterator[Check]:
     """One evaluation of the gradient decides: nothing is integrated."""
-    full = all(tuple(w.shape[2:]) == net.grid for w in net.weights)
     decay, where = problem.weight_decay, "at each frequency" if full else "summed over frequencies"
-    rates, terms = derivative(net, problem, full, decay)
+    rates, terms = derivative(net, gradients, full, decay)
     exact: dict[str, Any] = {"scale": terms, "size": len(problem.x) * problem.x[0].numel()}
-    yield agree(f"{label}: dΔ/dt = −4λΔ {where}", rates, -4 * decay * difference(net, full), **exact)
-    alone, _ = derivative(net, problem, full, 0.0)
+    before = difference(net, full)
+    yield agree(f"{label}: dΔ/dt = −4λΔ {where}", rates, -4 * decay * before, **exact)
+    alone, _ = derivative(net, gradients, full, 0.0)
     yield agree(f"{label}: without weight decay dΔ/dt = 0 {where}", alone, torch.zeros_like(alone), **exact)
-    yield control(f"{label}: dΔ/dt = −2λΔ", agree("", rates, -2 * decay * difference(net, full), **exact))
-    if full:
-        blocks, slopes = transforms(list(net.weights), net.grid), transforms(problem.gradients(net), net.grid)
+    if 2 * decay * float(before.abs().max()) > 1e-6 * terms:  # not of a balanced network
+        yield control(f"{label}: dΔ/dt = −2λΔ", agree("", rates, -2 * decay * before, **exact))
+    still = [torch.zeros_like(g) for g in gradients[:-1]]
+    moved, _ = derivative(net, [*still, gradients[-1]], full, 0.0)
+    yield control(f"{label}: dΔ/dt = 0 where the readout alone moves", agree("", moved, torch.zeros_like(moved), **exact))
+    if full and max(net.grid) > 2:
+        blocks, slopes = transforms(list(net.weights), net.grid), transforms(gradients, net.grid)
         for part in (blocks, slopes):
             part[-1] = part[-1].conj()
         wrong = commutators(slopes, blocks, full)
-        yield control(f"{label}: readout not conjugated", agree("", wrong + wrong.mH, torch.zeros_like(wrong), **exact))
-    else:
-        each, _ = derivative(net, problem, True, decay)
-        yield predicted_failure(f"{label}: dΔ/dt = −4λΔ at each frequency", agree("", each, -4 * decay * difference(net, True), **exact))
-        *hidden, _ = net.weights
-        first, second = hidden[0].detach(), net.weights[1].detach()
-        space = torch.einsum("oi...,oj...->ij", second, second) - torch.einsum("ic...,jc...->ij", first, first)
-        yield agree(f"{label}: the mean of Δ over frequencies is the matrix in space", difference(net, False)[0, 0].real, space)
+        if float((wrong + wrong.mH).abs().max()) > 1e-6 * terms:  # kernels that are symmetric have real transforms
+            yield control(f"{label}: readout not conjugated", agree("", wrong + wrong.mH, torch.zeros_like(wrong), **exact))
+
+
+def restricted_checks(label: str, net: lc.LinearCNN, problem: Problem) -> Iterator[Check]:
+    """At single frequencies the law fails; the sum over them is the matrix in space."""
+    decay = problem.weight_decay
+    each, terms = derivative(net, problem.gradients(net), True, decay)
+    exact: dict[str, Any] = {"scale": terms, "size": len(problem.x) * problem.x[0].numel()}
+    yield predicted_failure(f"{label}: dΔ/dt = −4λΔ at each frequency", agree("", each, -4 * decay * difference(net, True), **exact))
+    first, second = net.weights[0].detach(), net.weights[1].detach()
+    space = torch.einsum("oi...,oj...->ij", second, second) - torch.einsum("ic...,jc...->ij", first, first)
+    yield agree(f"{label}: the mean of Δ over frequencies is the matrix in space", difference(net, False)[0, 0].real, space)
+
+
+def on_network(given: Given, *, weight_decay: float) -> Iterator[Check]:
+    """At the given weights, along the flow of the module's own parameters; per frequency where all its kernels are full."""
+    x = torch.randn(12, *given.input_shape, generator=given.generator, dtype=torch.float64)
+    noise = torch.randn(12, given.net.weights[-1].shape[0], generator=given.generator, dtype=torch.float64)
+    for loss, y in (("squared", noise), ("cross-entropy", noise.softmax(1))):
+        if y.shape[1] == 1 and loss == "cross-entropy":  # a constant
+            continue
+        problem = Problem(x, y, loss, weight_decay)
+        with one_thread():
+            yield from derivative_checks(loss, given.net, problem, own_gradients(given, problem), not given.lacks("full kernel"))
+
+
+def own_gradients(given: Given, problem: Problem) -> list[Tensor]:
+    """The gradient in the module's own parameters, read as weights are read: the import is linear in them, layer by layer."""
+    value = problem.loss.value(given.module(problem.x), problem.y) / len(problem.x)
+    slopes = torch.autograd.grad(value, list(given.module.parameters()))
+    moving = copy.deepcopy(given.module)
+    with torch.no_grad():
+        for parameter, slope in zip(moving.parameters(), slopes, strict=True):
+            parameter.copy_(slope)
+    return list((moving if isinstance(moving, lc.LinearCNN) else lc.from_torch(moving, given.input_shape)).weights)
 
 
 def descent_checks(label: str, net: lc.LinearCNN, problem: Problem, steps: int) -> Iterator[Check]:

@@ -23,13 +23,16 @@ from jaxtyping import Float, Int
 
 import linconv as lc
 from linconv import witnesses
-from linconv.claims import Check, Note, agree, at_most, control, main, rate
+from linconv.claims import Check, Note, Progress, agree, at_most, control, main, not_applicable, rate
+from verification._given import Given, InputShape, ModulePath, Net, on_given_network
 
 Array = np.ndarray
 
 FAST = {"grid": (3, 4), "deepest": 1024}
 # The extrapolation is (8 f(h/4) − 6 f(h/2) + f(h))/3: relative errors of the costs grow by at most (8 + 6 + 1)/3.
 ROUNDING = 5 * 32 * float(np.finfo(np.float64).eps)  # 32 ε, so many times, per square root of the number of singular values
+ZERO, SMALLEST = 2e-14, 1e-10  # of the largest singular value: what is below the first is rounding, what is above the second is not
+SMALL = 400  # entries of a predictor whose network of 24 layers is built
 LIMIT: dict[str, Any] = {"tolerance": 0.05, "reason": "a fitted exponent: the next term of the expansion bends the line by less"}
 
 
@@ -40,20 +43,53 @@ def claim(
     grid: Annotated[tuple[Annotated[int, Interval(ge=2, le=12)], ...], Len(1, 3), "sites in each dimension, H W"] = (4, 5),
     deepest: Annotated[int, Interval(ge=1024, le=65536), "greatest depth of the formula"] = 4096,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the ranks and blocks"] = 0,
-) -> Iterator[Check | Note]:
+    module: ModulePath = "",
+    input_shape: InputShape = None,
+    net: Net = None,
+) -> Iterator[Check | Note | Progress]:
+    if net is not None or module:
+        yield from on_given_network(on_network, net, module, input_shape, torch.Generator().manual_seed(seed))
+        return
     generator = torch.Generator().manual_seed(seed)
     ranks = given_ranks(grid, min(outputs, channels), generator)
     beta = predictor(ranks, outputs, channels, generator)
-    mean_rank = int(ranks.sum()) / ranks.size
-    yield Note(f"ranks 0 to {ranks.max()} on {ranks.size} frequencies, {mean_rank:g} on average", in_scope=True)
+    yield Note(f"ranks 0 to {ranks.max()} on {ranks.size} frequencies, {ranks.mean():g} on average", in_scope=True)
 
     depths = np.array([2**i for i in range(3, int(math.log2(deepest)) + 1)])
-    costs = np.array([lc.representation_cost(beta, int(depth)).lower / depth for depth in depths])
     logarithms = block_logarithms(beta, int(ranks.sum()))
+    yield from formula_checks(beta, depths, logarithms, ranks)
+    yield from weights_checks(beta, logarithms, ranks.size)
+
+
+def formula_checks(
+    beta: torch.Tensor, depths: Int[Array, " n"], logarithms: Float[Array, " m"], ranks: Int[Array, "*grid"]
+) -> Iterator[Check]:
+    costs, mean_rank = np.array([lc.representation_cost(beta, int(depth)).lower / depth for depth in depths]), float(ranks.mean())
     yield from limit_checks(depths, costs, logarithms, mean_rank, ranks)
     yield from extrapolation_checks(depths, costs, logarithms, mean_rank, ranks)
-    yield from weights_checks(beta, logarithms, ranks.size)
     yield from controls(depths, costs, logarithms, ranks, beta)
+
+
+def on_network(given: Given) -> Iterator[Check | Note]:
+    """The predictor of the network, its ranks and singular values by NumPy; depths large enough for the smallest logarithm to be small."""
+    beta = lc.frequency_blocks(given.net).predictor().detach()
+    blocks = np.moveaxis(np.fft.fftn(beta.numpy(), axes=range(2, beta.ndim)), (0, 1), (-2, -1))
+    sigma = np.linalg.svd(blocks, compute_uv=False)
+    relative = sigma / sigma.max()
+    unclear = relative[(relative > ZERO) & (relative < SMALLEST)]
+    if unclear.size:
+        yield not_applicable("rank", f"a singular value is {unclear.max():.1e} of the largest: neither zero nor not in double precision")
+        return
+    kept = relative >= SMALLEST
+    logarithms = np.log(sigma[kept])
+    yield Note(f"ranks {kept.sum(-1).min()} to {kept.sum(-1).max()} on {kept[..., 0].size} frequencies", in_scope=True)
+    if np.abs(logarithms).max() < SMALLEST:
+        yield not_applicable("a singular value other than 0 and 1", "there is none, and R_L/L is the mean rank at every depth")
+        return
+    first = max(3, math.ceil(math.log2(5 * float(np.abs(logarithms).max()))))
+    yield from formula_checks(beta, 2 ** np.arange(first, first + 10), logarithms, kept.sum(-1))
+    if beta.numel() <= SMALL:
+        yield from weights_checks(beta, logarithms, kept[..., 0].size)
 
 
 def given_ranks(grid: tuple[int, ...], most: int, generator: torch.Generator) -> Int[Array, "*grid"]:

@@ -34,6 +34,7 @@ from linconv.solvers.restricted import restricted_cost
 from verification._branches import branch_checks, smallest_margin
 from verification._controls410 import controls
 from verification._figure410 import figure
+from verification._given import FREEDOM, InputShape, ModulePath, on_given_network
 from verification._networks import (
     Run,
     cut,
@@ -44,7 +45,7 @@ from verification._networks import (
     run,
     spectral_start,
 )
-from verification._own_network import load_network, own_network
+from verification._own_network import nearest_form, theorem_on
 from verification._setting import Setting, prepare
 
 FAST = {"depth": 3, "grid": (3, 4), "samples": 100}
@@ -65,13 +66,13 @@ def claim(
     loss: Annotated[Literal["squared", "cross-entropy", "logistic"], "loss of the outputs; cross-entropy is that of softmax"] = "squared",
     whiten: Annotated[bool, "whiten the images (default: for squared error at depth ≥ 3, whose optimum is then certified)"] | None = None,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
-    module: Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"] = "",
-    input_shape: Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images"] | None = None,
+    module: ModulePath = "",
+    input_shape: InputShape = None,
     net: Annotated[nn.Module | None, "the same from Python: the network itself"] = None,
 ) -> Iterator[Check | Figure | Note | Progress]:
     generator = torch.Generator().manual_seed(seed)
     if net is not None or module:
-        yield from own_network(load_network(module) if net is None else net, input_shape, generator)
+        yield from on_given_network(theorem_on, net, module, input_shape, generator, needs=FREEDOM, nearest=nearest_form)
         return
     setting = prepare(
         data,

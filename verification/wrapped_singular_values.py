@@ -21,15 +21,19 @@ import sympy
 import torch
 from annotated_types import Interval
 from jaxtyping import Float, Int
+from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
 import linconv as lc
 from linconv import witnesses
-from linconv.claims import Check, Progress, agree, at_most, control, main, proved
+from linconv.claims import Check, Note, Progress, agree, at_most, control, main, proved
+from linconv.network import circular_convolution
+from verification._given import Given, InputShape, ModulePath, Net, on_given_network
 
 Array = np.ndarray
 
 FAST = {"draws": 1, "largest": 4}
+DENSE = 400_000  # entries of a dense matrix whose singular values take a second
 MOST_SITES = 60  # of a random grid: its dense matrix has at most 240 rows
 
 
@@ -40,7 +44,13 @@ def claim(
     largest: Annotated[int, Interval(ge=3, le=8), "largest side of the random grids"] = 7,
     draws: Annotated[int, Interval(ge=1, le=50), "random kernels in each dimension and of each kind of kernel"] = 4,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of grids and kernels"] = 0,
-) -> Iterator[Check | Progress]:
+    module: ModulePath = "",
+    input_shape: InputShape = None,
+    net: Net = None,
+) -> Iterator[Check | Note | Progress]:
+    if net is not None or module:
+        yield from on_given_network(on_network, net, module, input_shape, torch.Generator().manual_seed(seed), least_depth=2)
+        return
     generator = torch.Generator().manual_seed(seed)
     channels = (out_channels, in_channels)
     for kind in ("no wider than the grid", "wider than the grid"):
@@ -51,6 +61,47 @@ def claim(
     yield Progress("integers")
     yield exact_check(generator)
     yield from controls(draw(channels, 2, largest, True, generator))
+
+
+def on_network(given: Given) -> Iterator[Check | Progress]:
+    """Every hidden convolution: all singular values where the dense matrix is small, else the largest, met by iteration in space."""
+    for i, weight in enumerate(w.detach() for w in given.net.weights[:-1]):
+        case = (weight, given.net.grid)
+        yield Progress(f"layer {i}")
+        if weight.shape[0] * weight.shape[1] * math.prod(given.net.grid) ** 2 <= DENSE:
+            yield from value_checks(f"layer {i}", [case])
+        else:
+            yield from norm_checks(f"layer {i}", *case)
+        values, sites, observed = lc.conv_singular_values(*case), math.prod(given.net.grid), kernel_norm(*case)
+        wrong = {"scaled by 1.01": 1.01 * values} | ({"orthonormal transform": values / math.sqrt(sites)} if sites > 1 else {})
+        for name, found in wrong.items():
+            yield control(f"layer {i}: {name}", agree("", float(found.square().sum()), observed, size=weight.numel()))
+
+
+def kernel_norm(kernel: Tensor, grid: tuple[int, ...]) -> float:
+    """‖W‖_F² counted in space: each tap of the periodic sum stands once for every site."""
+    return float((kernel_on(kernel, grid) ** 2).sum()) * math.prod(grid)
+
+
+def norm_checks(label: str, kernel: Tensor, grid: tuple[int, ...]) -> Iterator[Check]:
+    """‖W‖ by Lanczos iterations with the convolution and its adjoint in space, and ‖W‖_F."""
+
+    def forward(x: Array) -> Array:
+        image = torch.from_numpy(x).reshape(1, kernel.shape[1], *grid)
+        return np.asarray(circular_convolution(image, kernel).numpy().ravel())
+
+    def adjoint(y: Array) -> Array:
+        image = torch.zeros(1, kernel.shape[1], *grid, dtype=torch.float64, requires_grad=True)
+        product = (circular_convolution(image, kernel).flatten() * torch.from_numpy(y).flatten()).sum()
+        return np.asarray(torch.autograd.grad(product, image)[0].numpy().ravel())
+
+    sites = math.prod(grid)
+    shape = (kernel.shape[0] * sites, kernel.shape[1] * sites)
+    operator = LinearOperator(shape, matvec=forward, rmatvec=adjoint, dtype=np.float64)
+    largest = float(svds(operator, k=1, return_singular_vectors=False, random_state=0)[0])
+    values = lc.conv_singular_values(kernel, grid)
+    yield agree(f"{label}: the largest singular value", float(values.max()), largest, tolerance=1e-9, reason="Lanczos, to its own 1e-10")
+    yield agree(f"{label}: Σσ² is ‖W‖_F²", float(values.square().sum()), kernel_norm(kernel, grid), size=kernel.numel())
 
 
 def draw(channels: tuple[int, int], dims: int, largest: int, wide: bool, generator: torch.Generator) -> tuple[Tensor, tuple[int, ...]]:

@@ -33,6 +33,10 @@ class DrawingError(ValueError):
     """A claim's strategy yields nothing, or it or a predicate beside it raises."""
 
 
+class NothingDrawn(DrawingError):
+    """Filters rejected all that Hypothesis tried with one seed."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The result of one comparison.

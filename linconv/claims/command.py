@@ -12,7 +12,7 @@ from linconv.claims.checks import DrawingError, UsageError
 from linconv.claims.domains import Parameter
 from linconv.claims.output import Terminal, to_json, writable, write_json, write_text
 from linconv.claims.runner import arguments_of, checked_seed, decide
-from linconv.claims.subject import Claim, Subject, subject_of, versions
+from linconv.claims.subject import Claim, Subject, described, subject_of, versions
 from linconv.claims.verdict import EXIT_CODES, USAGE_ERROR, Verdict
 
 EXITS = "Exit codes: 0 HOLDS, 1 REFUTED, 2 usage error, 3 INCONCLUSIVE, 4 NOT APPLICABLE, 5 INVALID (the check itself is broken)."
@@ -178,7 +178,8 @@ def _check_outputs(json_file: Path | None, plot_folder: Path | None) -> None:
 
 def _unusable(claim: Claim, tokens: list[str], reason: str) -> int:
     """A claim whose signature cannot be read is INVALID; its JSON is written all the same."""
-    verdict = Verdict(claim.__name__, "", {}, versions(), None, (), (), "INVALID", "", reason)
+    name, statement = described(claim)
+    verdict = Verdict(name, statement, {}, versions(), None, (), (), "INVALID", "", reason)
     for token, following in zip(tokens, [*tokens[1:], ""], strict=False):
         target = following if token == "--json" else token.removeprefix("--json=") if token.startswith("--json=") else ""
         if target and not writable(Path(target)):

@@ -4,8 +4,9 @@
 and in library calls, and the help line. Types: `int`, `float`, `bool`, `str`, `Path`, `Literal`, `tuple` of these, each with
 `| None`. Domains: the bounds, `MultipleOf` and `Len` of annotated-types, on a tuple's items too. Numbers need a domain. A
 parameter of any other type (a tensor, a network) is an argument of the library call and never a flag. With a Hypothesis strategy,
-`Annotated[LinearCNN, strategies.linear_cnns()]`, it is drawn where it is not given, and counterexamples are sought in it; a
-`Predicate` of annotated-types is a hypothesis on it: nothing is drawn that does not meet it, and to pass such a value is a `ValueError`.
+`Annotated[LinearCNN, strategies.linear_cnns()]`, it is drawn where it is not given, and counterexamples are sought in it; with `| None`
+None is drawn as well. A `Predicate` of annotated-types is a hypothesis on it: nothing is drawn that does not meet it, and to pass such a
+value is a `ValueError`.
 """
 
 import inspect
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import annotated_types
 
-from linconv.claims.predicates import meets, restricted
+from linconv.claims.predicates import meets, or_none, restricted
 
 EXAMPLE = "Annotated[int, Interval(ge=1, le=8)]"
 RELATIONS: tuple[tuple[type, str, str, Callable[[Any, Any], bool]], ...] = (
@@ -54,7 +55,7 @@ class Domain:
 
     def describe(self) -> str:
         """The domain in words, as help and errors show it."""
-        none = " or none" if self.optional else ""
+        none = " or none" if self.optional and self.kind is not None else ""
         if self.kind == "choice":
             return "one of " + ", ".join(str(choice) for choice in self.choices) + none
         if self.kind == "tuple":
@@ -207,16 +208,14 @@ def _domain(hint: Any) -> Domain:
         hint, *extra = get_args(hint)
         metadata += extra
     arguments = get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [argument for argument in arguments if argument is not type(None)]
-        if len(inner) == 1:
-            found = _domain(inner[0])
-            rules = found.constraints + _constraints(metadata)
-            return Domain(found.kind, hint, rules, found.choices, found.items, found.variadic, optional=True)
-        return Domain(None, hint)
     drawn = _drawn(hint, metadata)
     if drawn.strategy is not None:
         return drawn
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        if len(inner) == 1 < len(arguments):
+            return _optional(_domain(inner[0]), hint, metadata)
+        return Domain(None, hint)
     if get_origin(hint) is Literal:
         return Domain("choice", hint, choices=arguments)
     if get_origin(hint) is tuple:
@@ -229,12 +228,24 @@ def _domain(hint: Any) -> Domain:
     return Domain(kind, hint, _constraints(metadata) if kind in (int, float) else ())
 
 
+def _optional(found: Domain, hint: Any, metadata: list[Any]) -> Domain:
+    """The domain together with None, which is then drawn too; predicates beside the union bind what is not None."""
+    if found.kind is None:
+        drawn = _drawn(found.hint | None, metadata)
+        rules = found.constraints + drawn.constraints
+        strategy = None if found.strategy is None else or_none(restricted(found.strategy, drawn.constraints))
+        return Domain(None, drawn.hint, rules, optional=True, strategy=strategy)
+    rules = found.constraints + _constraints(metadata)
+    return Domain(found.kind, hint, rules, found.choices, found.items, found.variadic, optional=True)
+
+
 def _drawn(hint: Any, metadata: list[Any]) -> Domain:
     """A library argument, with its strategy and its predicates; only where Hypothesis is imported can there be a strategy."""
     hypothesis = sys.modules.get("hypothesis.strategies")
     strategies = [entry for entry in metadata if hypothesis is not None and isinstance(entry, hypothesis.SearchStrategy)]
     predicates = tuple(entry for entry in metadata if isinstance(entry, annotated_types.Predicate))
-    return Domain(None, hint, predicates, strategy=restricted(strategies[-1], predicates) if strategies else None)
+    strategy = restricted(strategies[-1], predicates) if strategies else None
+    return Domain(None, hint, predicates, optional=type(None) in get_args(hint), strategy=strategy)
 
 
 def _constraints(metadata: list[Any]) -> tuple[Any, ...]:

@@ -29,3 +29,13 @@ def restricted(strategy: Any, rules: Sequence[Predicate]) -> Any:
     if rules and judge is not None:
         strategy.admits = judge
     return strategy
+
+
+def or_none(strategy: Any) -> Any:
+    """The Hypothesis strategy of None and of its values; None is the simplest, and admitted."""
+    from hypothesis import strategies as st
+
+    judge, widened = getattr(strategy, "admits", None), st.none() | strategy
+    if judge is not None:
+        widened.admits = lambda value, known: value is None or (known is not None and judge(value, known))
+    return widened

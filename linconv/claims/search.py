@@ -18,7 +18,7 @@ from hypothesis import target
 
 from linconv.claims.ascent import ascend
 from linconv.claims.budgets import Budget
-from linconv.claims.checks import DrawingError, Note, Progress
+from linconv.claims.checks import DrawingError, Note, NothingDrawn, Progress
 from linconv.claims.compass import climb, movable
 from linconv.claims.drawing import Space, Violated, explore, space_of
 from linconv.claims.measure import Number
@@ -33,7 +33,9 @@ SHARE = 0.25  # of the budget, at most, for each stage but the last
 MOST = 1000  # examples for each stage but the last: what it has not found by then it seldom finds
 STARTS = 20
 RISK = 0.05
-APART = {"outside": "outside its hypotheses", "vacuous": "compared zero with zero"}  # draws that are no evidence
+UNDRAWN = "undrawn"
+# Draws that are no evidence.
+APART = {"outside": "outside its hypotheses", "vacuous": "compared zero with zero", UNDRAWN: "not made, for filters reject nearly all"}
 UNCONFIRMED = 3  # failures that nothing confirms, after which the search gives up
 UNREPEATED = "but it did not fail again: the claim is not a function of its arguments (global random state?)"
 LABELS = 8  # checks that Hypothesis is asked to drive towards failure
@@ -104,7 +106,7 @@ class Hunt:
                     settled = self._tried(action, item)
                     if settled is not None:
                         return settled
-            except Spent:
+            except (Spent, NothingDrawn):  # with another seed there may be something to draw
                 pass
         return self._ruling(ruling)
 
@@ -131,6 +133,9 @@ class Hunt:
 
     def _uphill(self, start: int) -> None:
         instance = self.space.draw(Random(f"{self.seed} uphill {start}"))
+        if instance is None:
+            self.search.spend()
+            return
         ascend(self.space, instance, self.search.checks, self.search.attempt, start)
         climb(self.space, instance, lambda candidate: closeness(self.search.attempt(candidate))[0])
 
@@ -154,7 +159,12 @@ class Hunt:
             target(signed_margin(check), label=check.name)
 
     def _at_random(self, number: int) -> None:
-        trial = self.search.attempt(self.space.draw(self._rng(number)))
+        instance = self.space.draw(self._rng(number))
+        if instance is None:
+            self.search.spend()
+            self.search.independent[UNDRAWN] += 1
+            return
+        trial = self.search.attempt(instance)
         self.search.independent[trial.outcome] += 1
 
     def _rng(self, number: int) -> Random:
@@ -213,7 +223,12 @@ class Hunt:
         if not independent["held"]:
             if not independent:
                 return "INCONCLUSIVE", f"no counterexample; the budget of {self.search.budget} was spent before any independent draw"
-            reasons = "; ".join(dict.fromkeys(first[name].reason for name in APART if independent[name]))
+            if independent.keys() == {UNDRAWN}:
+                return (
+                    "INCONCLUSIVE",
+                    f"no counterexample; {self._apart('independent ')}: state the claim on a strategy that yields what it needs",
+                )
+            reasons = "; ".join(dict.fromkeys(first[name].reason for name in APART if independent[name] and name in first))
             return "INVALID", f"nothing was tested: none of {counted(independent.total(), 'draw')} counts, {self._apart('')} ({reasons})"
         return "HOLDS", f"no counterexample: {self.tally()}"
 

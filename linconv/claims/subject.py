@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -98,16 +99,22 @@ def subject_of(claim: Claim) -> Subject:
     if kind not in get_args(Kind):
         raise ValueError(f"KIND of {claim.__module__} must be 'theorem' or 'empirical', got {kind!r}")
     name, file = _location(claim, module)
+    return Subject(claim, *described(claim), kind, parameters_of(claim), name, file)
+
+
+def described(claim: Claim) -> tuple[str, str]:
+    """Its name, that of its file where it is called `claim`, and its statement, the docstring of its module or its own."""
+    module = sys.modules.get(getattr(claim, "__module__", ""))
+    name, file = _location(claim, module)
     stem = name.rpartition(".")[2] or Path(file).stem
     title = stem if claim.__name__ == "claim" and stem else claim.__name__
-    statement = inspect.cleandoc(getattr(module, "__doc__", None) or claim.__doc__ or "")
-    return Subject(claim, title, statement, kind, parameters_of(claim), name, file)
+    return title, inspect.cleandoc(getattr(module, "__doc__", None) or claim.__doc__ or "")
 
 
 def _location(claim: Claim, module: Any) -> tuple[str, str]:
     """(importable name, "") or ("", file) or ("", "")."""
     file = getattr(module, "__file__", None)
-    if file is None or getattr(module, claim.__qualname__, None) is not claim:
+    if file is None or not Path(file).is_file() or getattr(module, claim.__qualname__, None) is not claim:
         return "", ""
     spec = getattr(module, "__spec__", None)
     name = spec.name if spec is not None else ""
@@ -117,9 +124,10 @@ def _location(claim: Claim, module: Any) -> tuple[str, str]:
 
 
 def _imports_as(name: str, file: str) -> bool:
-    """Whether a process with the same path, importing that name afresh, would read that file."""
+    """Whether a process in this directory, importing that name afresh, would read that file: `python -m` does not look beside a script."""
     package = sys.modules.get(name.rpartition(".")[0])
-    found = PathFinder.find_spec(name, package.__path__ if package is not None and "." in name else None)
+    path = package.__path__ if package is not None and "." in name else [os.getcwd(), *sys.path[1:]]
+    found = PathFinder.find_spec(name, path)
     return found is not None and found.origin is not None and Path(found.origin).resolve() == Path(file).resolve()
 
 
