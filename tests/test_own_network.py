@@ -326,7 +326,7 @@ def test_large_convolutions_are_iterated_in_space(monkeypatch: pytest.MonkeyPatc
 
 def test_networks_are_searched_where_none_is_given() -> None:
     found = lc.falsify("wrapped_singular_values", budget=8, draws=1, largest=3, in_channels=2, out_channels=2, seed=0)
-    assert found.verdict in ("HOLDS", "INCONCLUSIVE"), found.reason
+    assert found.verdict == "HOLDS", found.reason
     assert "net: " in found.scope
 
 

@@ -24,7 +24,7 @@ from linconv.hypotheses import Hypothesis, audit
 Event: TypeAlias = Check | Note | Progress
 
 ModulePath = Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"]
-InputShape = Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images"] | None
+InputShape = Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images; a LinearCNN knows"] | None
 SMALL = strategies.linear_cnns(grid=strategies.grids(max_dims=2, max_sites=9), max_depth=3, max_channels=2, max_outputs=2)
 Net = Annotated[nn.Module, SMALL, "the same from Python: the network itself"] | None  # and a search variable of --falsify
 
@@ -68,10 +68,10 @@ def on_given_network(
     Before the latter comes what holds in its place, `nearest`.
     """
     own = load_network(module) if net is None else net
-    if input_shape is None:
-        if not isinstance(own, lc.LinearCNN):
-            raise UsageError("input_shape: expected the shape of one image with module or net, such as 3 32 32, got none")
+    if isinstance(own, lc.LinearCNN):  # it knows; in a search the flag is drawn apart from the network
         input_shape = (own.weights[0].shape[1], *own.grid)
+    elif input_shape is None:
+        raise UsageError("input_shape: expected the shape of one image with module or net, such as 3 32 32, got none")
     try:
         found = audit(own, input_shape)
     except ValueError as error:

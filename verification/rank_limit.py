@@ -70,7 +70,7 @@ def formula_checks(
     yield from controls(depths, costs, logarithms, ranks, beta)
 
 
-def on_network(given: Given) -> Iterator[Check | Note]:
+def on_network(given: Given) -> Iterator[Check | Note | Progress]:
     """The predictor of the network, its ranks and singular values by NumPy; depths large enough for the smallest logarithm to be small."""
     beta = lc.frequency_blocks(given.net).predictor().detach()
     blocks = np.moveaxis(np.fft.fftn(beta.numpy(), axes=range(2, beta.ndim)), (0, 1), (-2, -1))
