@@ -1,5 +1,6 @@
 """The figure of `first_layer_consistency`: profiles, their table beside the published one, growth, frequencies, responses."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def figure(
     rows: dict[str, dict[str, Interval]],
     fits: list[ProfileFit],
     frequencies: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
-    published: dict[str, tuple[str, ...]],
+    published: Mapping[str, tuple[str, ...]],
     title: str,
 ) -> Figure:
     drawing = Figure(figsize=(11, 6.4), layout="constrained")
@@ -53,7 +54,7 @@ def _profiles(axes: Any, profiles: dict[str, dict[str, Tensor]], kind: str, labe
     axes.legend(fontsize=7)
 
 
-def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: dict[str, tuple[str, ...]], fits: list[ProfileFit]) -> None:
+def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: Mapping[str, tuple[str, ...]], fits: list[ProfileFit]) -> None:
     axes.axis("off")
     cells = [
         [title, *(f"{float(rows[kind][name].estimate):.2f}" for kind in ("change", "trained")), *published[name]]
