@@ -54,12 +54,17 @@ def _by_normal_equations(problem: Problem, solve: Solver) -> Solution:
     x, y, shift = problem.x.flatten(1), problem.y, 2 * len(problem.x) * problem.weight_decay
     if len(x) < x.shape[1]:
         dual = solve(y, shift)
-        beta = x.T @ dual
-        rest = x.T @ (y - x @ beta) - shift * beta
-        return _solution(problem, beta + (rest - x.T @ solve(x @ rest, shift)) / shift, shift * dual)
-    beta = solve(x.T @ y, shift)
-    beta = beta + solve(x.T @ (y - x @ beta) - shift * beta, shift)
+        beta = _adjoint(x, dual)
+        rest = _adjoint(x, y - x @ beta) - shift * beta
+        return _solution(problem, beta + (rest - _adjoint(x, solve(x @ rest, shift))) / shift, shift * dual)
+    beta = solve(_adjoint(x, y), shift)
+    beta = beta + solve(_adjoint(x, y - x @ beta) - shift * beta, shift)
     return _solution(problem, beta, y - x @ beta)
+
+
+def _adjoint(x: Float[Tensor, "N CD"], right: Float[Tensor, "N K"]) -> Float[Tensor, "CD K"]:
+    """Xᵀr, as (rᵀX)ᵀ: with right sides stored by columns, as Cholesky solves leave them, MKL takes fifteen times as long over XᵀR."""
+    return (right.T @ x).T
 
 
 def _singular_values(problem: Problem) -> tuple[Float[Tensor, "N r"], Float[Tensor, " r"], Float[Tensor, "r CD"]]:
@@ -85,7 +90,7 @@ def _solution(problem: Problem, solved: Float[Tensor, "CD K"], theta: Float[Tens
     if decay == 0:
         return Solution(beta, value, min(problem.constant + least_error(problem), value), "least squares")
     linear = float((problem.y * theta).sum()) / n
-    square = float(theta.square().sum()) / (2 * n) + float((problem.x.flatten(1).T @ theta).square().sum()) / (4 * decay * n**2)
+    square = float(theta.square().sum()) / (2 * n) + float(_adjoint(problem.x.flatten(1), theta).square().sum()) / (4 * decay * n**2)
     lower = linear / square * linear / 4 if square > 0 and linear > 0 else 0.0
     return Solution(beta, value, problem.constant + lower, "ridge")
 
