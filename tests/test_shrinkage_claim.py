@@ -21,7 +21,7 @@ from linconv.claims.replay import REPLAYING
 from linconv.filters import high_pass
 from linconv.solvers.problem import Problem
 from linconv.witnesses import shrink_mpmath
-from verification import _shrinkage_law, shrinkage
+from verification import _shrinkage_law, _shrinkage_sparsity, shrinkage
 from verification._shrinkage_figure import figure
 from verification._shrinkage_law import (
     critical,
@@ -196,10 +196,10 @@ def test_a_folder_of_images(tmp_path, generator):
 
 def test_an_interval_that_straddles_zero_is_inconclusive_and_yields_no_control(generator):
     counts = np.array([[5, 4], [4, 5], [5, 4], [4, 5]])
-    (only,) = shrinkage.falls("lost", counts, np.array([0.0, 1.0]), generator)
+    (only,) = _shrinkage_sparsity.falls("lost", counts, np.array([0.0, 1.0]), generator)
     assert only.outcome == "inconclusive"
     assert only.p_value > 0.05
-    fallen, reverse = shrinkage.falls("lost", counts - [0, 4], np.array([0.0, 1.0]), generator)
+    fallen, reverse = _shrinkage_sparsity.falls("lost", counts - [0, 4], np.array([0.0, 1.0]), generator)
     assert (fallen.outcome, reverse.outcome, reverse.control) == ("pass", "fail", True)
 
 

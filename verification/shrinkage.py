@@ -30,7 +30,7 @@ from annotated_types import Gt, Interval, Len, Lt
 from torch import Tensor
 
 import linconv as lc
-from linconv import images, witnesses
+from linconv import images
 from linconv.claims import (
     Check,
     Figure,
@@ -38,42 +38,35 @@ from linconv.claims import (
     Progress,
     UsageError,
     agree,
-    at_most,
     attains,
     control,
-    exceeds,
     inconclusive,
     main,
-    predicted_failure,
 )
 from linconv.filters import high_pass
-from linconv.statistics import bootstrap_interval, trend
 from verification._networks import Run
 from verification._shrinkage_figure import Curve, figure
+from verification._shrinkage_images import TRAINED, edge_checks, image_checks, removed_band
 from verification._shrinkage_law import (
-    ALIVE,
     Sample,
     blocks_of,
     contested,
     count,
-    critical,
     decoupled,
     law,
     measured,
     minimum,
-    needed,
     needed_table,
     outputs_of,
-    proofs,
     survivor_table,
     survivors,
     train,
     unit,
 )
+from verification._shrinkage_sparsity import certified_trend, counterexample_checks, trend_checks, whitened_checks
 
 FAST = {"depths": (1, 2, 3), "side": 4, "samples": 120, "decays": (0.01, 0.6), "draws": 3}
 GAP = "the gap that the solvers are asked for, 1e-12, and rounding"
-TRAINED = "an error of 1e-6 in the outputs is 1e-12 in the objective, where rounding stops the optimiser"
 
 
 def claim(
@@ -217,178 +210,6 @@ def curve_controls(
     if folded != counts:  # a lone zero frequency is in either half
         halves = agree("", [count(b[here]) for b in observed], counts)
         yield control(f"{label} half a spectrum counted without pair weights", halves)
-
-
-def edge_checks(label: str, sample: Sample, depth: int) -> Iterator[Check]:
-    """The largest critical decay is the least that kills all: just above it the optimum is 0, just below it is not."""
-    least = unit(sample, depth)
-    if sample.s.all() or depth == 2:
-        sides = lc.fit_path(sample.x, sample.y, depth=depth, weight_decays=[least * 0.999, least * 1.001], tol=1e-12)
-        alive = [int(bool(solution.predictor.any())) for solution in sides]
-        yield agree(f"{label} the least decay that kills all, to a thousandth", alive, [1, 0])
-
-
-def image_checks(
-    kind: str, x: Tensor, y: Tensor, depths: tuple[int, ...], decays: tuple[float, ...], generator: torch.Generator
-) -> Iterator[Check | Note | Progress]:
-    """(b) Images as they are, frequencies correlated."""
-    sample = measured(kind, x, y)
-    for depth in depths:
-        label = f"(b) {kind} as they are, depth {depth}:"
-        yield Progress(label)
-        if depth == 1:
-            yield from ridge_checks(label, sample, decays)
-        elif depth == 2:
-            yield from certified_checks(label, sample, decays, generator)
-        elif sample.s.all() and depth == min(d for d in depths if d > 2):  # one decay: the portfolio takes seconds
-            decay = decays[-1] * unit(sample, depth)
-            best = lc.fit(x, y, depth=depth, weight_decay=decay)
-            alive = count(blocks_of(best.predictor, sample.s))
-            survive = f"{alive} of {len(sample.s)} frequencies survive decay {decay:.3g} in the best of a portfolio, gap {best.gap:.1e}"
-            yield Note(f"{label} {survive}")
-
-
-def ridge_checks(label: str, sample: Sample, decays: tuple[float, ...]) -> Iterator[Check]:
-    """Depth 1 is ridge regression on all coordinates at once, and not a factor for each frequency."""
-    chosen = [f * unit(sample, 1) for f in decays]
-    found = lc.fit_path(sample.x, sample.y, depth=1, weight_decays=chosen)
-    expected = [witnesses.ridge_optimum(sample.x.numpy(), sample.y.numpy(), decay) for decay in chosen]
-    observed = torch.stack([solution.predictor for solution in found])
-    # Normal equations square the condition number of the rows that the witness solves by least squares.
-    condition = float(1 + torch.linalg.matrix_norm(sample.x.flatten(1), 2) ** 2 / (2 * len(sample.x) * chosen[0]))
-    accuracy: dict[str, Any] = {"tolerance": 1e-14 * condition, "reason": "rounding, 1e-14 times the condition number of XᵀX/N + 2λ"}
-    yield agree(f"{label} ridge regression", observed, np.stack(expected), **accuracy)
-    halved = [witnesses.ridge_optimum(sample.x.numpy(), sample.y.numpy(), decay / 2) for decay in chosen]
-    yield control(f"{label} λ in the place of 2λ", agree("", observed, np.stack(halved), **accuracy))
-    if sample.s.all():
-        least = torch.linalg.lstsq(sample.x.flatten(1), sample.y, driver="gelsd").solution.T.reshape(observed.shape[1:])
-        factors = [(sample.s / (sample.s + 2 * decay))[:, None, None] * blocks_of(least, sample.s) for decay in chosen]
-        blocks = np.stack([blocks_of(solution.predictor, sample.s) for solution in found])
-        far = agree("", blocks, np.stack(factors), tolerance=0.01, reason="a hundredth, far above rounding")
-        yield predicted_failure(f"{label} the factor s_u/(s_u + 2λ) of decoupled data fails", far)
-    else:
-        yield removed_band(label, found[0].predictor, sample)
-
-
-def removed_band(label: str, beta: Tensor, sample: Sample, **accuracy: Any) -> Check:
-    """Weight decay has no one to oppose it where the data are silent."""
-    norms = lc.FrequencyBlocks.from_predictor(beta).values.flatten(0, 1).abs().amax((-2, -1))
-    silent = torch.from_numpy(sample.s == 0)
-    return agree(f"{label} nothing in the removed band", norms[silent], 0 * norms[silent], scale=float(norms.max()), size=4096, **accuracy)
-
-
-def certified_checks(label: str, sample: Sample, decays: tuple[float, ...], generator: torch.Generator) -> Iterator[Check | Note]:
-    """Depth 2 is convex: at the optimum the gradient at u has norm μ where the block lives, and at most μ where it is 0."""
-    chosen = [f * unit(sample, 2) for f in decays]
-    found = lc.fit_path(sample.x, sample.y, depth=2, weight_decays=chosen, tol=1e-13)
-    counts, decided, ratios, errors = [], [], [], []
-    for solution, decay in zip(found, chosen, strict=True):
-        alive, dead, ratio, error = proofs(sample, solution, decay)
-        counts.append(int(alive.sum()))
-        decided.append(int((alive | dead).sum()))
-        ratios.append(ratio[alive])
-        errors.append(error)
-    name, everything = f"{label} frequencies proved to live or to be 0", [len(sample.s)] * len(chosen)
-    if decided == everything:
-        yield agree(name, decided, everything, scope="certified")
-    else:
-        yield inconclusive(name, f"{decided} of {len(sample.s)}, for each decay: bounds too far apart")
-    yield Note(f"{label} proved to survive at {' '.join(map(str, decays))} of the critical decay: {' '.join(map(str, counts))}")
-    gradients = np.concatenate(ratios)
-    why = "what the duality gap leaves open"
-    yield agree(
-        f"{label} gradients at the survivors, over μ",
-        gradients,
-        np.ones_like(gradients),
-        tolerance=max(errors),
-        reason=why,
-        scope="certified",
-    )
-    doubled = agree("", gradients, 2 * np.ones_like(gradients), tolerance=max(errors), reason=why)
-    yield control(f"{label} λ in the place of 2λ", doubled)
-    decay, best = chosen[len(chosen) // 2], found[len(chosen) // 2]
-    trained = train(sample, 2, decay, generator)
-    yield attains(
-        f"{label} objective of a trained network", trained.objective, best.objective, lower=best.lower_bound, tolerance=1e-8, reason=TRAINED
-    )
-    yield from edge_checks(label, sample, 2)
-    if not sample.s.all():
-        yield removed_band(label, best.predictor, sample)
-
-
-def whitened_checks(sample: Sample, depths: tuple[int, ...], decays: tuple[float, ...]) -> Iterator[Check]:
-    """(c) The theorem for constant s: with depth fewer survive, at the same fraction of the critical decay and at the same error."""
-    shares, deep = np.linspace(0.05, 0.95, 19), [depth for depth in depths if depth >= 2]
-    alive = {}
-    for depth in deep:
-        found = lc.fit_path(sample.x, sample.y, depth=depth, weight_decays=[f * unit(sample, depth) for f in decays])
-        blocks = np.stack([blocks_of(solution.predictor, sample.s) for solution in found])
-        alive[depth] = (np.linalg.norm(blocks, axis=(-2, -1)) > ALIVE * np.abs(blocks).max()).astype(float)
-    for low, high in pairwise(deep):
-        label = f"(c) whitened, depth {high} after {low}:"
-        yield at_most(f"{label} survivors at the same fraction are among them", alive[high], alive[low])
-        if (alive[high] != alive[low]).any():
-            yield control(f"{label} the reverse", at_most("", alive[low], alive[high]))
-        counts = [[needed(sample, depth, float(share)) for share in shares] for depth in (low, high)]
-        yield at_most(f"{label} frequencies needed for the same error", counts[1], counts[0])
-
-
-def counterexample_checks() -> Iterator[Check]:
-    """(c) Two frequencies, s = 1 and 1/16, m = 1 and 8: at ¾ of the decay that kills all, depths 2, 3, 4 keep one, both, the other."""
-    s, m = np.array([1.0, 0.25, 0.0625, 0.25]), np.array([1.0, 0.0, 8.0, 0.0])
-    sites = np.arange(4)
-    circulant = np.fft.ifft(np.sqrt(s)).real[(sites[:, None] - sites) % 4]
-    x = torch.from_numpy(2 * circulant)[:, None]
-    y = x.flatten(1) @ torch.from_numpy(np.fft.ifft(m).real)[:, None]
-    alive = []
-    for depth in (2, 3, 4):
-        decay = 0.75 * float(critical(m, s, depth).max())
-        values = lc.FrequencyBlocks.from_predictor(lc.fit(x, y, depth=depth, weight_decay=decay).predictor).values
-        alive.append((values.abs().flatten() > ALIVE).int().tolist())
-    expected = [[1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]]
-    yield agree("(c) s not constant: survivors at the same fraction, depths 2, 3, 4", alive, expected)
-    nested = at_most("", [sum(row) for row in alive[1:]], [sum(row) for row in alive[:-1]])
-    yield predicted_failure("(c) s not constant: survivors at the same fraction need not fall with depth", nested)
-
-
-def trend_checks(
-    kind: str, counts: np.ndarray, fewest: np.ndarray, depths: tuple[int, ...], decays: tuple[float, ...], generator: torch.Generator
-) -> Iterator[Check | Note]:
-    """(c) Over draws of images: survivors fall with the decay at each depth, and with depth at the same share of the explained variance."""
-    deep = [depth for depth in depths if depth >= 2]
-    below = counts[:, [depths.index(depth) for depth in deep]]
-    for i, depth in enumerate(deep):
-        name = f"(c) {kind}, depth {depth}: survivors lost from {decays[0]} to {decays[-1]} of the critical decay"
-        yield from falls(name, below[:, i], np.log10(decays), generator)
-    name = f"(c) {kind}: frequencies that depth {deep[-1]} needs less than depth {deep[0]}, mean over shares explained from 10 to 90 %"
-    yield from falls(name, fewest.mean(2), np.array(deep, dtype=float), generator)
-    gains = torch.from_numpy(below[:, -1].mean(1) - below[:, 0].mean(1))
-    gained = bootstrap_interval(gains, generator=generator)
-    says = f"{gained.estimate:+.2f} at depth {deep[-1]} against {deep[0]}, 95 % interval {gained.low:+.2f} to {gained.high:+.2f}"
-    yield Note(f"{kind}: survivors at the same fractions of the critical decay, where no theorem decides: {says}")
-
-
-def certified_trend(drawn: list[Sample], decays: tuple[float, ...], generator: torch.Generator) -> Iterator[Check | Progress]:
-    """(c) The same of images as they are at depth 2, by certified fits."""
-    yield Progress(f"optima of {drawn[0].kind} images")
-    counts = []
-    for sample in drawn:
-        chosen = [f * unit(sample, 2) for f in decays]
-        found = lc.fit_path(sample.x, sample.y, depth=2, weight_decays=chosen, tol=1e-12)
-        counts.append([int(proofs(sample, solution, decay)[0].sum()) for solution, decay in zip(found, chosen, strict=True)])
-    name = f"(c) {drawn[0].kind} as they are, depth 2: survivors lost from {decays[0]} to {decays[-1]} of the critical decay"
-    yield from falls(name, np.array(counts), np.log10(decays), generator)
-
-
-def falls(name: str, counts: np.ndarray, levels: np.ndarray, generator: torch.Generator) -> Iterator[Check]:
-    """Counts by draw and level: what is lost from the first level to the last, its interval over draws, the p-value of the trend."""
-    columns = [torch.from_numpy(column.astype(float)) for column in counts.T]
-    found = trend(columns, levels.tolist(), generator=generator, alternative="less")
-    lost = columns[0] - columns[-1]
-    check = exceeds(name, bootstrap_interval(lost, generator=generator), 0, p_value=found.p_value, draws=len(lost))
-    yield check
-    if check.passed:  # an interval that straddles 0 cannot refute the opposite either
-        yield control(f"{name}: with the opposite sign", exceeds("", bootstrap_interval(-lost, generator=generator), 0))
 
 
 if __name__ == "__main__":
