@@ -112,25 +112,34 @@ def hold_out_distances(data: TwoPixels, held_out: Iterable[float | int]) -> tupl
     return train_part, test_part
 
 
-def move_pixels(images: Float[Tensor, "N 1 l"], *, moves: Moves = "stay", generator: torch.Generator) -> Float[Tensor, "N 1 l"]:
-    """The images of two pixels on a ring with each pixel moved by itself: "stay" by −1, 0 or +1, "step" by −1 or +1, all equally likely.
+def move_pixels(
+    images: Float[Tensor, "N 1 *grid"], *, moves: Moves = "stay", periodic: bool | None = None, generator: torch.Generator
+) -> Float[Tensor, "N 1 *grid"]:
+    """The images of two pixels with each pixel moved by itself: "stay" by −1, 0 or +1, "step" by −1 or +1, all equally likely.
 
-    Pixels that meet add to 2.  "stay" is that of the slides, "step" that of the published code.  Raises `ValueError` for images that are
-    not black but for two pixels at 1.
+    On a plane each of its coordinates moves so, independently.  Where `periodic`, by default in one dimension alone as in `two_pixels`,
+    moves go around; else a coordinate that would leave the grid stays on its border.  Pixels that meet add to 2.  "stay" is that of the
+    slides; "step", coordinates and border are those of the published code of arXiv 2210.01506, in which pixels that meet count once.
+    Raises `ValueError` for images that are not black but for two pixels at 1.
 
     >>> moved = move_pixels(two_pixels().images, generator=torch.Generator().manual_seed(0))
     >>> moved.sum((1, 2)).unique().tolist(), moved.unique().tolist()
     ([2.0], [0.0, 1.0, 2.0])
     """
-    validate_tensor("images", images, ndim=(3,), shape="(N, 1, l)")
+    validate_tensor("images", images, ndim=(3, 4, 5), shape="(N, 1, *grid)")
     validate_generator(generator)
-    lit = images.nonzero()
-    if images.shape[1] != 1 or not bool(((images != 0).sum((1, 2)) == 2).all()) or not bool((images[images != 0] == 1).all()):
-        raise ValueError("images: expected one channel, black but for two pixels at 1, as two_pixels makes them on a ring; got others")
+    lit, grid = images.nonzero(), tuple(images.shape[2:])
+    lights = (images != 0).flatten(1).sum(1)
+    if images.shape[1] != 1 or not bool((lights == 2).all()) or not bool((images[images != 0] == 1).all()):
+        raise ValueError("images: expected one channel, black but for two pixels at 1, as two_pixels makes them; got others")
     values = torch.tensor(validate_moves(moves))
-    drawn = values[torch.randint(len(values), (len(images), 2), generator=generator, device=generator.device)]
-    pairs = (lit[:, 2].view(-1, 2) + drawn.to(images.device)) % images.shape[2]
-    return _images(pairs, (images.shape[2],), images.dtype)
+    drawn = values[torch.randint(len(values), (len(images), 2, len(grid)), generator=generator, device=generator.device).cpu()]
+    places = lit[:, 2:].view(-1, 2, len(grid)) + drawn.to(images.device)
+    sizes = torch.tensor(grid, device=images.device)
+    ring = len(grid) == 1 if periodic is None else periodic
+    places = places % sizes if ring else places.clamp(min=torch.zeros_like(sizes), max=sizes - 1)
+    strides = torch.tensor([math.prod(grid[d + 1 :]) for d in range(len(grid))], device=images.device)
+    return _images((places * strides).sum(2), grid, images.dtype)
 
 
 def pooling_solution(kind: Kind, xi: int, *, sites: int = SITES, dtype: torch.dtype = torch.float64) -> nn.Sequential:

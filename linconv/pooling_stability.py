@@ -118,7 +118,7 @@ def deformation_stability_limit(*, moves: Moves = "stay", sites: int = SITES) ->
     return spectrum * (ring - 1) / (4 * ring - 8)
 
 
-def layers_of(net: nn.Module, images: Float[Tensor, "N 1 l"]) -> list[Float[Tensor, "N ..."]]:
+def layers_of(net: nn.Module, images: Float[Tensor, "N 1 *grid"]) -> list[Float[Tensor, "N ..."]]:
     """The images, what each `nn.ReLU` puts out in the order in which they run, and the output."""
     layers = [images]
     hooks = [
@@ -130,7 +130,7 @@ def layers_of(net: nn.Module, images: Float[Tensor, "N 1 l"]) -> list[Float[Tens
         with torch.no_grad():
             layers.append(net(images.clone()))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shape = f"(N, 1, {images.shape[2]})"
+        shape = f"(N, 1, {', '.join(map(str, images.shape[2:]))})"
         raise ValueError(f"solution: expected a module on images {shape}, got one that fails: {str(error).splitlines()[0]}") from error
     finally:
         for hook in hooks:

@@ -4,15 +4,20 @@ What `linconv.stability` makes its estimates of, which checks the arguments.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from linconv.activations import Run
 from linconv.deformation import draw_coefficients, expand_displacements, folds, warp
 from linconv.interpolation import Interpolation
+from linconv.validation import validate_memory
+
+MEDIANS = 256  # outputs of a layer whose medians are taken: of more, that many drawn at random
+LARGEST = 2**28  # squares that are kept for medians, 2 GiB
 
 Noise = Literal["sample", "average", "rms"]
 Estimator = Literal["mean", "median"]
@@ -27,10 +32,14 @@ class Setting(NamedTuple):
     generator: torch.Generator
     device: torch.device
     size: int  # of a chunk of images
+    choice: int  # seed of the outputs whose medians are taken
 
 
 class Squares(NamedTuple):
-    """|f(τx) − f(x)|² and |f(x + η) − f(x)|², `(draws, N)`, summed over outputs, or, for medians, `(draws, N, K)`; float64 on the CPU."""
+    """|f(τx) − f(x)|² and |f(x + η) − f(x)|², `(draws, N)`, summed over outputs, or, for medians, `(draws, N, K)`; float64 on the CPU.
+
+    K is the number of outputs, or `MEDIANS` where there are more.
+    """
 
     moved: Tensor
     noisy: Tensor
@@ -38,6 +47,7 @@ class Squares(NamedTuple):
 
 class Measured(NamedTuple):
     layers: dict[str, Squares]
+    sizes: dict[str, int]  # numbers of outputs
     draws: int
     fold_fraction: float
 
@@ -50,11 +60,17 @@ def measured(run: Run, images: Float[Tensor, "N C H W"], setting: Setting, draws
     norms = _common_norms(images, numbers, setting)
     moved: dict[str, list[Tensor]] = {}
     noisy: dict[str, list[Tensor]] = {}
+    sizes: dict[str, int] = {}
     folded = 0
     chunks = (images.split(setting.size), numbers.split(setting.size, dim=1), seeds.split(setting.size, dim=1))
     for x, some, sown in zip(*chunks, strict=True):
         x = x.to(setting.device)
         clean = run(x)
+        if not sizes:
+            sizes = {name: f.shape[1] for name, f in clean.items()}
+            if setting.estimator == "median":
+                kept = sum(min(size, MEDIANS) for size in sizes.values())
+                validate_memory("n_draws", 2 * draws * len(images) * kept, LARGEST)
         rows: list[dict[str, Squares]] = []
         for each, seed, norm in zip(some, sown.tolist(), norms, strict=True):
             tau = _fields(each, x, setting)
@@ -67,13 +83,13 @@ def measured(run: Run, images: Float[Tensor, "N C H W"], setting: Setting, draws
             moved.setdefault(name, []).append(torch.stack([row[name].moved for row in rows]))
             noisy.setdefault(name, []).append(torch.stack([row[name].noisy for row in rows]))
     layers = {name: Squares(torch.cat(moved[name], 1), torch.cat(noisy[name], 1)) for name in moved}
-    return Measured(layers, draws, folded / (draws * len(images)))
+    return Measured(layers, sizes, draws, folded / (draws * len(images)))
 
 
 def joined(a: Measured, b: Measured) -> Measured:
     layers = {name: Squares(*map(torch.cat, zip(x, b.layers[name], strict=True))) for name, x in a.layers.items()}
     draws = a.draws + b.draws
-    return Measured(layers, draws, (a.draws * a.fold_fraction + b.draws * b.fold_fraction) / draws)
+    return Measured(layers, a.sizes, draws, (a.draws * a.fold_fraction + b.draws * b.fold_fraction) / draws)
 
 
 def _fields(numbers: Float[Tensor, "n 2 c c"], x: Float[Tensor, "n C H W"], setting: Setting) -> Float[Tensor, "n 2 H W"]:
@@ -108,7 +124,19 @@ def _norms(x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
 
 def _square(difference: Float[Tensor, "n K"], setting: Setting) -> Tensor:
     """Squared norms `(n,)`, or, for medians, squares `(n, K)`, in double precision on the CPU."""
-    return _norms(difference).square() if setting.estimator == "mean" else difference.cpu().to(torch.float64).square()
+    return _norms(difference).square() if setting.estimator == "mean" else _chosen(difference, setting).square()
+
+
+def _chosen(outputs: Float[Tensor, "n K"], setting: Setting) -> Float[Tensor, "n kept"]:
+    """The outputs whose medians are taken, the same ones of all images and draws, in double precision on the CPU."""
+    return outputs[:, _choice(outputs.shape[1], setting.choice).to(outputs.device)].cpu().to(torch.float64)
+
+
+@lru_cache(maxsize=64)
+def _choice(outputs: int, seed: int) -> Int64[Tensor, " kept"]:
+    if outputs <= MEDIANS:
+        return torch.arange(outputs)
+    return torch.randperm(outputs, generator=torch.Generator().manual_seed(seed))[:MEDIANS].sort().values
 
 
 def spreads(run: Run, images: Float[Tensor, "N C H W"], setting: Setting) -> dict[str, Tensor]:
@@ -122,7 +150,7 @@ def spreads(run: Run, images: Float[Tensor, "N C H W"], setting: Setting) -> dic
         outputs: dict[str, list[Tensor]] = {}
         for rows in passes():
             for name, f in rows.items():
-                outputs.setdefault(name, []).append(f.cpu().to(torch.float64))
+                outputs.setdefault(name, []).append(_chosen(f, setting))
         return {name: _pair_distances(torch.cat(parts)) for name, parts in outputs.items()}
     centres: dict[str, Tensor] = {}
     for rows in passes():

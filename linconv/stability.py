@@ -9,11 +9,11 @@ Definitions: Petrini et al., arXiv 2105.02468, and the code published with it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from linconv.activations import chunk_size, home_of, layer_outputs
 from linconv.deformation import beyond_range, validate_cutoff, warn_of_folds
 from linconv.interpolation import Interpolation
-from linconv.responses import Estimator, Noise, Setting, Squares, joined, measured, spreads
+from linconv.responses import MEDIANS, Estimator, Noise, Setting, Squares, joined, measured, spreads
 from linconv.statistics import Interval, bootstrap_interval
 from linconv.statistics.resampling import Array, checked_level
 from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
@@ -31,13 +31,14 @@ PILOT, MOST_DRAWS = 8, 4096  # draws from which their number is planned, and the
 
 @dataclass(frozen=True)
 class RelativeStability:
-    """R = D/G of one layer with confidence intervals over images; draws an image; the share of their fields that fold."""
+    """R = D/G of one layer with confidence intervals over images; draws an image; share of their fields that fold; outputs looked at."""
 
     R: Interval
     D: Interval
     G: Interval
     n_draws: int
     fold_fraction: float
+    n_outputs: int
 
 
 def relative_stability(
@@ -69,15 +70,19 @@ def relative_stability(
 
     `estimator`: with "mean" the brackets ⟨…⟩ are means, over images and draws, and over all pairs of different images.  With "median"
     they are, as in the published code, the sum over outputs k of the median over images and draws of |f_k(τx) − f_k(x)|², over the median
-    over pairs of ‖f(x₁) − f(x₂)‖²; of an even number of values torch's median is the lower one.  The denominator drops out of R.
+    over pairs of ‖f(x₁) − f(x₂)‖²; of an even number of values torch's median is the lower one.  The denominator drops out of R.  Of a
+    layer with more than 256 outputs both are over 256 of them, drawn at random from `generator`; `.n_outputs` tells.
 
     `n_draws=None`: 8, and then as many as make the relative standard error of R that draws leave at most `precision`, judged by the spread
     of R over the first 8.  Intervals at `level` are bootstraps over images with all their draws, `resamples` of them: BCa for means (in the
-    denominator an image stands with its squared distance to the mean image, twice whose mean is that of pairs), percentiles for medians.
+    denominator an image stands with its squared distance to the mean image, twice whose mean is that of pairs), percentiles for medians,
+    which resample the outputs too where these were drawn, and are extended to the estimate where they miss it.  Medians of few images are
+    biased: behind a ReLU, intervals at 95 % covered what 400 photographs give in 78 to 80 % of cases for 20 of them, 80 to 93 % for 60.
 
     `layer`: a name as in `model.named_modules()`; None is the output.  The model runs in evaluation mode, without gradients, `batch_size`
-    images at a time on its own device (default: by memory), and is left as it was.  Memory is that of a chunk and, for medians, of all
-    outputs of the layer.  The same generator gives the same numbers, whatever the chunks and the layers.  `progress`: a bar on stderr.
+    images at a time on its own device (default: by memory), and is left as it was.  Memory is that of a chunk and, for medians, of a number
+    for each draw, image and output looked at: more than 2 GiB are refused.  The same generator gives the same numbers, whatever the chunks
+    and the layers.  `progress`: a bar on stderr.
 
     Warns where the temperature is above the published range and fields fold.  Raises `ValueError` or `TypeError` naming the argument, for
     an unknown layer with those there are, and for outputs that are the same for all images or that noise does not change.
@@ -151,11 +156,16 @@ def layer_stabilities(
         apart = spreads(run, images, setting)
     if beyond_range(setting.temperature, setting.cutoff):
         warn_of_folds(found.fold_fraction, setting.temperature, setting.cutoff)
-    estimate = _of_means if setting.estimator == "mean" else _of_medians
-    return {
-        name: RelativeStability(*estimate(name, x, apart[name], confidence, count, generator), found.draws, found.fold_fraction)
-        for name, x in found.layers.items()
-    }
+    results = {}
+    for name, x in found.layers.items():
+        size = found.sizes[name]
+        if setting.estimator == "mean":
+            intervals = _of_means(name, x, apart[name], confidence, count, generator)
+        else:
+            intervals = _of_medians(name, x, apart[name], confidence, count, generator, drawn=size > MEDIANS)
+            size = min(size, MEDIANS)
+        results[name] = RelativeStability(*intervals, found.draws, found.fold_fraction, size)
+    return results
 
 
 def _further_draws(name: str, squares: Squares, precision: float) -> int:
@@ -193,24 +203,47 @@ def _ratio_of_means(a: Array, b: Array, axis: int) -> Array:
 
 
 def _of_medians(
-    name: str, squares: Squares, apart: Float[Tensor, "N N"], level: float, resamples: int, generator: torch.Generator
+    name: str, squares: Squares, apart: Float[Tensor, "N N"], level: float, resamples: int, generator: torch.Generator, *, drawn: bool
 ) -> tuple[Interval, Interval, Interval]:
-    """R, D and G of medians, with percentile intervals over images; an image drawn twice is no pair with itself."""
-    n = len(apart)
+    """R, D and G of medians, with percentile intervals over images, and over outputs where these were `drawn`."""
+    n, sides = len(apart), [_Sorted.of(x) for x in squares]
 
-    def of(chosen: Tensor) -> tuple[float, float, float]:
-        moved, noisy = (float(x[:, chosen].flatten(0, 1).median(0).values.sum()) for x in squares)
-        pairs = float(apart[chosen[:, None], chosen][chosen[:, None] != chosen].median())
+    def of(images: Tensor, outputs: Tensor) -> tuple[float, float, float]:
+        counts = torch.bincount(images, minlength=n).to(torch.int32)
+        moved, noisy = (float(side.medians(counts)[outputs].sum()) for side in sides)
+        pairs = float(apart[images[:, None], images][images[:, None] != images].median())  # an image drawn twice is no pair with itself
         return moved / noisy if noisy else math.nan, moved / pairs if pairs else math.nan, noisy / pairs if pairs else math.nan
 
-    every = torch.arange(n)
-    noisy = float(squares.noisy.flatten(0, 1).median(0).values.sum())
+    every, each = torch.arange(n), torch.arange(len(sides[0].values))
+    noisy = float(sides[1].medians(torch.ones(n, dtype=torch.int32)).sum())
     _refuse_zeros(name, noisy, float(apart[every[:, None] != every].median()))
-    drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).cpu()
-    values = np.array([of(chosen) for chosen in drawn if int(chosen.min()) < int(chosen.max())])
+
+    def resampled(size: int) -> Tensor:
+        return torch.randint(size, (resamples, size), generator=generator, device=generator.device).cpu()
+
+    rows, columns = resampled(n), resampled(len(each)) if drawn else each.expand(resamples, -1)
+    values = np.array([of(row, column) for row, column in zip(rows, columns, strict=True) if int(row.min()) < int(row.max())])
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    r, d, g = (Interval(value, float(a), float(b), level) for value, a, b in zip(of(every), low, high, strict=True))
+    r, d, g = (Interval(x, min(float(a), x), max(float(b), x), level) for x, a, b in zip(of(every, each), low, high, strict=True))
     return r, d, g
+
+
+class _Sorted(NamedTuple):
+    """Squares of each output in ascending order, `(K, draws · N)`, and the images they are of: sorted once for all resamples."""
+
+    values: Tensor
+    owners: Tensor
+
+    @classmethod
+    def of(cls, squares: Float[Tensor, "draws N K"]) -> "_Sorted":
+        values, order = squares.permute(2, 0, 1).flatten(1).sort(1)
+        return cls(values, order % squares.shape[1])
+
+    def medians(self, counts: Int32[Tensor, " N"]) -> Float[Tensor, " K"]:
+        """The median of each output where image i stands `counts[i]` times; of an even number of values the lower one."""
+        reached = counts[self.owners].cumsum(1, dtype=torch.int32)
+        half = (reached[:, -1:] + 1) // 2
+        return self.values.gather(1, torch.searchsorted(reached, half))[:, 0]
 
 
 def _refuse_zeros(name: str, noisy: float, apart: float) -> None:
@@ -261,4 +294,5 @@ def _setting(
         raise ValueError("temperature: expected a number > 0, got 0, at which nothing moves")
     c, source, device = validate_cutoff(cutoff), validate_generator(generator), home_of(model, images)
     size = chunk_size(model, images[:1].to(device), layers) if batch_size is None else validate_size("batch_size", batch_size)
-    return Setting(t, c, noise, estimator, interpolation, source, device, size)
+    choice = int(torch.randint(2**62, (), generator=source, device=source.device)) if estimator == "median" else 0
+    return Setting(t, c, noise, estimator, interpolation, source, device, size, choice)

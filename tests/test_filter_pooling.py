@@ -33,6 +33,7 @@ from verification._filter_pooling_runs import (
     solution_filters,
 )
 from verification._filter_pooling_runs import descend as descend_rings
+from verification._plane_runs import plane_tasks, run_plane
 from verification._stable_filters import (
     FARTHEST,
     MOVES,
@@ -322,9 +323,10 @@ def test_data_that_there_are_not_are_a_usage_error():
 def test_the_figure_is_drawn_without_pyplot():
     pixels = [{"parameters": task, "result": run_pixels(**task)} for task in pixel_tasks("tiny", 0)]
     pictures = [{"parameters": task, "result": run_images(**task)} for task in image_tasks("tiny", "photos", 0)[:1]]
-    drawing = figure(pixels, pictures, "A title")
+    planes = [{"parameters": task, "result": run_plane(**task)} for task in plane_tasks("tiny", 0)]
+    drawing = figure(pixels, pictures, planes, "A title")
     FigureCanvasAgg(drawing).draw()
-    assert [len(axes.lines) > 2 for axes in drawing.axes] == [True] * 6
+    assert [len(axes.lines) > 2 for axes in drawing.axes] == [True] * 8
 
 
 def test_the_first_record_is_the_base_in_whichever_order_they_come(monkeypatch):

@@ -166,6 +166,41 @@ def test_moving_keeps_two_pixels(seed, sites, moves):
     assert not bool((moved[reach == 0] != 0).any())
 
 
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize(("moves", "steps"), [("stay", (-1, 0, 1)), ("step", (-1, 1))])
+def test_on_a_plane_each_coordinate_moves_by_itself(moves, steps, periodic):
+    """Pixels at a corner and at an edge: frequencies of all places, against those of all moves, around or up to the border."""
+    grid, ends, count = (7, 9), ((0, 0), (3, 8)), 20_000
+    images = torch.zeros(count, 1, *grid, dtype=F64)
+    for end in ends:
+        images[:, 0, end[0], end[1]] = 1
+    moved = move_pixels(images, moves=moves, periodic=periodic, generator=seeded())[:, 0]
+    expected = torch.zeros(grid, dtype=F64)
+    for (y, x), a, b in itertools.product(ends, steps, steps):
+        place = ((y + a) % 7, (x + b) % 9) if periodic else (min(max(y + a, 0), 6), min(max(x + b, 0), 8))
+        expected[place] += 1 / len(steps) ** 2
+    # A place is met by at most two pixels, each a binomial: five standard deviations of both.
+    assert bool(((moved.mean(0) - expected).abs() < 5 * math.sqrt(2 * 0.25 / count)).all())
+    assert bool((moved.mean(0)[expected == 0] == 0).all())
+    # Rows and columns, and the two pixels, are independent: the share of images that stay is that of four coordinates.
+    free = (3, 4)
+    alone = torch.zeros(count, 1, 7, 9, dtype=F64)
+    alone[:, 0, 1, 1] = alone[:, 0, free[0], free[1]] = 1
+    stayed = float((move_pixels(alone, moves=moves, periodic=periodic, generator=seeded(1)) == alone).flatten(1).all(1).double().mean())
+    share = (steps.count(0) / len(steps)) ** 4
+    assert abs(stayed - share) <= 5 * math.sqrt(share * (1 - share) / count)
+
+
+def test_moves_on_the_published_plane(dtype):
+    plane = two_pixels((28, 28), samples=500, generator=seeded(), dtype=dtype)
+    moved = move_pixels(plane.images, generator=seeded())
+    assert moved.shape == plane.images.shape
+    assert moved.dtype == dtype
+    assert bool((moved.sum((1, 2, 3)) == 2).all())
+    near = nn.functional.max_pool2d(plane.images, 3, 1, 1)
+    assert bool((near[moved > 0] > 0).all())
+
+
 def test_neighbours_that_meet_add_to_two(dtype):
     images = torch.zeros(500, 1, 6, dtype=dtype)
     images[:, 0, [0, 2]] = 1
@@ -300,7 +335,7 @@ def test_the_global_generator_is_left_alone():
         (lambda: hold_out_distances(two_pixels(), two_pixels().distances.unique().tolist()), ValueError, "held_out: expected some but not"),
         (lambda: move_pixels(torch.ones(2, 1, 6), generator=seeded()), ValueError, "images: expected one channel, black but for two"),
         (lambda: move_pixels(torch.ones(2, 1, 2), generator=None), TypeError, "generator"),
-        (lambda: move_pixels(torch.ones(2, 6), generator=seeded()), ValueError, r"images: expected \(N, 1, l\)"),
+        (lambda: move_pixels(torch.ones(2, 6), generator=seeded()), ValueError, r"images: expected \(N, 1, \*grid\)"),
         (lambda: move_pixels(two_pixels().images, moves="jump", generator=seeded()), ValueError, "moves: expected 'stay' .* or 'step'"),
         (lambda: pooling_solution("band-pass", 7), ValueError, "kind: expected 'low-frequency' or 'high-frequency'"),
         (lambda: pooling_solution("low-frequency", 8), ValueError, "one of 3, 5, 7, 9, 11, 13, 15; got 8"),

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from linconv import responses, stability
 from linconv.activations import chunk_size, layer_outputs
 from linconv.deformation import displacement_variance, draw_coefficients, expand_displacements, temperature_range, warp
 from linconv.images import load
-from linconv.stability import PILOT, layer_stabilities, relative_stability
+from linconv.responses import MEDIANS
+from linconv.stability import PILOT, _Sorted, layer_stabilities, relative_stability
 
 F64 = torch.float64
 COLD = 5e-4
@@ -75,6 +77,8 @@ def test_it_is_what_its_definition_says(noise, estimator, dtype):
     net, images, draws = small_cnn(dtype).eval(), photographs(7, dtype=dtype), 3
     found = measure(net, images, noise=noise, estimator=estimator, n_draws=draws, batch_size=7)
     generator = seeded(1)
+    if estimator == "median":
+        torch.randint(2**62, (), generator=generator)  # for the choice of outputs, of which there are few here
     tau = expand_displacements(draw_coefficients(draws * 7, 2, generator), (12, 12), COLD).unflatten(0, (draws, 7))
     seeds = torch.randint(2**62, (draws, 7), generator=generator)
     moved, noisy = [], []
@@ -98,7 +102,46 @@ def test_it_is_what_its_definition_says(noise, estimator, dtype):
     for interval, expected in ((found.R, up / down), (found.D, up / apart), (found.G, down / apart)):
         assert float(interval.estimate) == pytest.approx(float(expected), rel=tolerance)
         assert inside(interval)
-    assert found.n_draws == draws
+    assert (found.n_draws, found.n_outputs) == (draws, 5)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 9))
+@settings(max_examples=20)
+def test_medians_of_images_that_come_several_times(seed, draws, n):
+    squares, chosen = normal(draws, n, 3, seed=seed).square().round(decimals=1), torch.randint(n, (n,), generator=seeded(seed))
+    found = _Sorted.of(squares).medians(torch.bincount(chosen, minlength=n).to(torch.int32))
+    assert torch.equal(found, squares[:, chosen].flatten(0, 1).median(0).values)
+
+
+def test_medians_of_wide_layers_are_over_some_outputs(monkeypatch):
+    """5 · 12 · 12 of them: by the definition on the ones that are kept, and near the value of all; means look at all."""
+    images = photographs(12)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False)).double()
+    net[0].weight.data.copy_(normal(5, 3, 3, 3))
+    found = measure(net, images, estimator="median", n_draws=2)
+    assert (found.n_outputs, measure(net, images, n_draws=2).n_outputs) == (MEDIANS, 720)
+    assert inside(found.R)
+    assert measure(net, images, estimator="median", n_draws=2, batch_size=5) == found
+    choice = int(torch.randint(2**62, (), generator=seeded(1)))
+    kept = torch.randperm(720, generator=seeded(choice))[:MEDIANS]
+    some = nn.Sequential(net[0], nn.Flatten(), Linear(torch.eye(720, dtype=F64)[kept]))
+    same = measure(some, images, estimator="median", n_draws=2)
+    for a, b in ((found.R, same.R), (found.D, same.D), (found.G, same.G)):
+        assert float(a.estimate) == pytest.approx(float(b.estimate), rel=1e-9)
+    # Outputs are resampled too: the interval knows of the choice.
+    assert found.R.high - found.R.low > same.R.high - same.R.low
+    for module in (responses, stability):
+        monkeypatch.setattr(module, "MEDIANS", 1000)
+    responses._choice.cache_clear()
+    every = measure(net, images, estimator="median", n_draws=2)
+    responses._choice.cache_clear()
+    assert every.n_outputs == 720
+    assert found.R.low < every.R.estimate < found.R.high
+
+
+def test_medians_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"n_draws: expected sizes whose arrays fit in memory, got one of 3\.1e"):
+        measure(nn.Conv2d(3, 8, 3).double(), photographs(10), estimator="median", n_draws=60_000)
 
 
 @pytest.mark.parametrize("estimator", ["mean", "median"])

@@ -15,9 +15,9 @@ from verification._stable_filters import least_stability
 SHADES = (BLUE, SKY, GREEN, ORANGE, RED, PURPLE)
 
 
-def figure(pixels: list[dict[str, Any]], pictures: list[dict[str, Any]], title: str) -> Figure:
-    drawing = Figure(figsize=(11, 6.2), layout="constrained")
-    axes = drawing.subplots(2, 3)
+def figure(pixels: list[dict[str, Any]], pictures: list[dict[str, Any]], planes: list[dict[str, Any]], title: str) -> Figure:
+    drawing = Figure(figsize=(14, 6.2), layout="constrained")
+    axes = drawing.subplots(2, 4)
     base = pixels[0]["result"]
     _energies(axes[0, 0], base)
     _overlaps(axes[0, 1], pixels)
@@ -26,6 +26,9 @@ def figure(pixels: list[dict[str, Any]], pictures: list[dict[str, Any]], title: 
     kept = [record["result"] for record in pictures if not record["result"]["diverged"]]
     _image_energies(axes[1, 1], kept)
     _image_stability(axes[1, 2], kept)
+    trained = [record for record in planes if not record["result"]["diverged"]]
+    _plane_layers(axes[0, 3], [record["result"] for record in trained])
+    _plane_errors(axes[1, 3], trained)
     for place in axes.flat[1:3]:
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawing.suptitle(title, fontsize=9)
@@ -105,4 +108,30 @@ def _image_stability(axes: Any, results: list[dict[str, Any]]) -> None:
         axes.plot(_layers(len(own)), own.numpy(), style, color=BLACK, label=name)
         axes.plot(_layers(len(own)), shuffled.numpy(), style, color=RED, label=f"{name}, channels shuffled")
     axes.set(xlabel="layer", ylabel="R", yscale="log", title="images: relative stability")
+    axes.legend(fontsize=6)
+
+
+def _plane_layers(axes: Any, results: list[dict[str, Any]]) -> None:
+    """D, G and R by layer and of the output, geometric means over runs; R of shuffled copies."""
+    for when, style in (("before", ":"), ("after", "o-")):
+        found = {key: torch.stack([_tensor(r[when]["stay"][key]) for r in results]).mean(0) for key in ("D", "G", "R", "shuffled_R")}
+        found["R, channels shuffled"] = found["R"] + found.pop("shuffled_R")
+        for (name, values), colour in zip(found.items(), (BLUE, GREEN, BLACK, RED), strict=True):
+            label = f"{name}, {'trained' if when == 'after' else 'untrained'}"
+            axes.plot(_layers(len(values)), values.exp().numpy(), style, ms=3, color=colour, label=label)
+    ticks = [*map(str, _layers(len(values) - 1)), "out"]
+    axes.set_xticks(_layers(len(ticks)), ticks)
+    axes.set(xlabel="layer", yscale="log", title="28×28: stability")
+    axes.legend(fontsize=6)
+
+
+def _plane_errors(axes: Any, records: list[dict[str, Any]]) -> None:
+    sizes = sorted({record["parameters"]["samples"] for record in records})
+    for size, colour in zip(sizes, (*SHADES, BLACK, GREY), strict=False):
+        some = [record["result"] for record in records if record["parameters"]["samples"] == size]
+        for part, mark in (("stay", "o"), ("step", "x")):
+            r = [np.exp(result["after"][part]["R"][-1]) for result in some]
+            label = f"{size} images" if part == "stay" else ""
+            axes.plot(r, [1 - result["test_accuracy"] for result in some], mark, color=colour, label=label)
+    axes.set(xscale="log", xlabel="R of the output (×: moves ±1 only)", ylabel="test error", title="28×28: error and stability")
     axes.legend(fontsize=6)

@@ -1,4 +1,4 @@
-"""What the claims on trained networks share: images of two classes at least, and runs that a store keeps."""
+"""What the claims on trained networks share: images of two classes at least, runs that a store keeps, statements over seeds."""
 
 import tempfile
 from collections import Counter
@@ -7,8 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from linconv import images
-from linconv.claims import Progress, UsageError
+from linconv.claims import Check, Note, Progress, UsageError, exceeds, inconclusive
+from linconv.statistics import Interval, mean_interval
 from linconv.sweeps import read_store, sweep
 from linconv.sweeps.tasks import tasks_of
 
@@ -88,3 +93,36 @@ def classified(data: str, load: Callable[[], images.ImageSet]) -> images.ImageSe
     if len(loaded.classes) < 2:
         raise UsageError(f"data: expected at least two classes, {data} has only {loaded.classes[0]!r}")
     return loaded
+
+
+def untrained(record: Record, least: float) -> str:
+    """Why runs say nothing about trained networks; empty where they do."""
+    found = torch.as_tensor(record["result"].get("train_accuracy", 0.0), dtype=torch.float64)
+    reached = float(found.mean()) if found.numel() else 0.0
+    return "" if reached >= least else f"the networks did not learn: accuracy {reached:.2f} in training, below {least:.2f}"
+
+
+def judged(entries: Iterator[Check | Note], why: str) -> Iterator[Check | Note]:
+    """Statements about trained networks are open where there are none; their controls and notes stay."""
+    for entry in entries:
+        open_now = why and isinstance(entry, Check) and not entry.control
+        yield inconclusive(entry.name, why, required=entry.required) if open_now and isinstance(entry, Check) else entry
+
+
+def over_seeds(values: Float[Tensor, " seeds"]) -> Interval | None:
+    """Interval of the mean over the seeds that have a number, None where fewer than two do."""
+    finite = values[values.isfinite()]
+    return mean_interval(finite) if len(finite) > 1 else None
+
+
+def decided(name: str, values: Float[Tensor, " seeds"], bound: float, *, required: bool = True) -> Check:
+    interval = over_seeds(values)
+    if interval is None:
+        return inconclusive(name, "fewer than two seeds have a finite value", required=required)
+    return exceeds(name, interval, bound, draws=int(values.isfinite().sum()), required=required)
+
+
+def shown(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{float(interval.estimate):.2f} ({float(interval.low):.2f} to {float(interval.high):.2f})"

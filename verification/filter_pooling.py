@@ -13,10 +13,13 @@ of the high-frequency one; shuffling channels does not change D of hidden layers
 28×28 pixels, is predicted to fail at the output: the readout weighs channels.
 (c) A VGG-11 on images: filters become low-frequency more in the first half of the layers, and shuffling costs log R = log D/G more in
 the second half.
+(d) Networks on the published data, two pixels on 28×28 sites, with both sets of moves: filters become low-frequency; training lowers R of
+the output and raises G; shuffling channels does not raise D of hidden layers.  Whether it leaves R of the output as it is, and whether test
+error grows with R over networks that saw different numbers of images, is asked.
 
-Source: "The role of adaptive pooling" (slides, PCSL 2022), whose statements (b) and (c) examine; R is that of arXiv 2105.02468.  The slides
+Source: "The role of adaptive pooling" (slides, PCSL 2022), whose statements (b) to (d) examine; R is that of arXiv 2105.02468.  The slides
 leave open how solutions depend on ξ and on the number of channels, and whether internal layers can do better: answered in (b) and (a).
-Intervals are over seeds.  (b) and (c) are observations, not theorems.
+Intervals are over seeds.  (b) to (d) are observations, not theorems.
 """
 
 import math
@@ -28,30 +31,24 @@ from annotated_types import Interval as Between
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.claims import (
-    Check,
-    Figure,
-    Note,
-    Progress,
-    agree,
-    at_most,
-    control,
-    exceeds,
-    inconclusive,
-    main,
-    predicted_failure,
-)
-from linconv.statistics import Interval, mean_interval
+from linconv.claims import Check, Figure, Note, Progress, agree, at_most, control, exceeds, inconclusive, main, predicted_failure
+from linconv.pooling import MOVES
+from linconv.statistics import correlation_interval
 from verification._figure_filter_pooling import figure
 from verification._filter_pooling_runs import PRESETS, Preset, image_tasks, pixel_tasks, prepare, run_images, run_pixels
+from verification._plane_runs import PLANES, plane_tasks, run_plane
 from verification._stable_filters import least_checks
-from verification._sweeping import classified, identity, train_all
+from verification._sweeping import classified, decided, identity, judged, over_seeds, shown, train_all, untrained
 
 KIND = "empirical"
 FAST = {"preset": "tiny", "jobs": 1}
 EFFECT = 0.01  # of a logarithm, and of an overlap: what is smaller is no support for anything
 LEARNED = 0.95  # accuracy in training on two pixels from which networks count as trained; on images twice that of chance
+TOLD_APART = 0.8  # the same on 28×28 sites, where few images are told apart by heart
+FALL = math.log(2)  # of R: a fall by less than a factor of 2 is none
 NO_EFFECT = math.log(1.25)  # shuffling is without effect on D below this
+
+FEWEST, RESAMPLES = 4, 2000  # runs behind a statement on 28×28 sites; of a correlation
 
 Record = dict[str, Any]
 
@@ -71,35 +68,25 @@ def claim(
     train = classified(data, lambda: prepare(data, p.samples)[0])
     pixels: list[Record] = []
     pictures: list[Record] = []
+    planes: list[Record] = []
     yield from train_all(run_pixels, pixel_tasks(preset, seed), store, jobs, engine, scheduler, pixels)
     yield from train_all(run_images, image_tasks(preset, data, seed), store, jobs, engine, scheduler, pictures)
+    yield from train_all(run_plane, plane_tasks(preset, seed), store, jobs, engine, scheduler, planes)
     order = [identity(task) for task in pixel_tasks(preset, seed)]
     pixels.sort(key=lambda record: order.index(identity(record["parameters"])))  # the base first, on true labels
     what = f"two pixels: {p.depth} layers of three taps, {p.seeds} seeds, {p.steps} steps; images: VGG-11 of width {p.image_width}, "
-    what += f"{len(train)} images of {data}, {p.epochs} epochs, {p.image_seeds} seeds"
+    what += f"{len(train)} images of {data}, {p.epochs} epochs, {p.image_seeds} seeds; "
+    what += f"28×28: {' '.join(map(str, PLANES[preset].samples))} images, {PLANES[preset].steps} steps, {PLANES[preset].seeds} seeds"
     yield Note(f"preset {preset}: {what}", in_scope=True)
     yield from least_checks(p.depth, seed)
     yield from judged(image_checks(pictures), untrained(pictures[0], 2 / len(train.classes)))
+    yield from judged(plane_checks(planes), untrained(joint(planes), TOLD_APART))
     if min(len(record["result"]["kept"]) for record in pixels) < 2:
         yield inconclusive("(b) networks on two pixels", "of some kind fewer than two did not diverge")
         return
     yield from first_layer_check(pixels[0])
     yield from judged(pixel_checks(pixels, p), untrained(pixels[0], LEARNED))
-    yield Figure("filter_pooling", lambda: figure(pixels, pictures, f"Preset {preset}: {what}"))
-
-
-def untrained(record: Record, least: float) -> str:
-    """Why runs say nothing about trained networks; empty where they do."""
-    found = torch.as_tensor(record["result"].get("train_accuracy", 0.0), dtype=torch.float64)
-    reached = float(found.mean()) if found.numel() else 0.0
-    return "" if reached >= least else f"the networks did not learn: accuracy {reached:.2f} in training, below {least:.2f}"
-
-
-def judged(entries: Iterator[Check | Note], why: str) -> Iterator[Check | Note]:
-    """Statements about trained networks are open where there are none; their controls and notes stay."""
-    for entry in entries:
-        open_now = why and isinstance(entry, Check) and not entry.control
-        yield inconclusive(entry.name, why, required=entry.required) if open_now and isinstance(entry, Check) else entry
+    yield Figure("filter_pooling", lambda: figure(pixels, pictures, planes, f"Preset {preset}: {what}"))
 
 
 # (b) Two pixels.
@@ -112,7 +99,7 @@ def column(record: Record, *path: str) -> Float[Tensor, "seeds ..."]:
     return torch.tensor(entry, dtype=torch.float64)
 
 
-def smoothing(record: Record) -> Float[Tensor, "seeds layers"]:
+def smoothing(record: Record) -> Float[Tensor, "*seeds layers"]:
     """log of what training multiplies c₀ by, less that of c at the largest eigenvalue."""
     energies = column(record, "energies")
     grown = (energies[-1] / energies[0]).log()
@@ -126,19 +113,6 @@ def approach(record: Record) -> Float[Tensor, "seeds layers"]:
         before, after = (column(record, "overlaps", kind, when) for when in ("before", "after"))
         gains.append((after - before) / (1 - before))
     return gains[0] - gains[1]
-
-
-def over_seeds(values: Float[Tensor, " seeds"]) -> Interval | None:
-    """Interval of the mean over the seeds that have a number, None where fewer than two do."""
-    finite = values[values.isfinite()]
-    return mean_interval(finite) if len(finite) > 1 else None
-
-
-def decided(name: str, values: Float[Tensor, " seeds"], bound: float, *, required: bool = True) -> Check:
-    interval = over_seeds(values)
-    if interval is None:
-        return inconclusive(name, "fewer than two seeds have a finite value", required=required)
-    return exceeds(name, interval, bound, draws=int(values.isfinite().sum()), required=required)
 
 
 def pixel_checks(records: list[Record], p: Preset) -> Iterator[Check | Note]:
@@ -207,7 +181,7 @@ def pixel_notes(true: list[Record], shuffled: Record) -> Iterator[Check | Note]:
             "log R shuffled/own, hidden": column(record, "after", "shuffled_R")[:, 1:-1].mean(1),
             "R output": column(record, "after", "shuffled_R")[:, -1],
         }
-        shown = "; ".join(f"{key} {_text(over_seeds(values))}" for key, values in rows.items())
+        shown = "; ".join(f"{key} {shown(over_seeds(values))}" for key, values in rows.items())
         accuracies = [float(column(record, f"{part}_accuracy").mean()) for part in ("train", "test")]
         yield Note(f"{named(record)}{labels}: accuracy {accuracies[0]:.2f}, at held-out distances {accuracies[1]:.2f}; {shown}")
     for what in ("D", "R"):
@@ -220,12 +194,6 @@ def pixel_notes(true: list[Record], shuffled: Record) -> Iterator[Check | Note]:
     silent = sum(int((~column(record, "after", "shuffled_R").isfinite()).any(1).sum()) for record in [*true, shuffled])
     yield Note(f"of {total} networks on two pixels {silent} have a layer, own or shuffled, that is the same for all images: left out there")
     yield at_most("(b) runs that diverged", lost, total / 4, tolerance=0.0, reason="more leave nothing to judge", required=False)
-
-
-def _text(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{float(interval.estimate):.2f} ({float(interval.low):.2f} to {float(interval.high):.2f})"
 
 
 # (c) Images.
@@ -263,7 +231,7 @@ def image_checks(records: list[Record]) -> Iterator[Check | Note]:
     yield decided("(c) shuffling raises log R at the last layer", early + late, EFFECT)
     yield control("(c) filters that do not change, planted: first half less second half", decided("", 0 * first, EFFECT))
     yield control("(c) channels left in their order, planted", decided("", 0 * early, EFFECT))
-    halved = ", ".join(f"{_text(over_seeds(half))}" for half in (first, second))
+    halved = ", ".join(shown(over_seeds(half)) for half in (first, second))
     yield Note(f"log growth of c₀ over that of c₆, first and second half of the layers: {halved}")
     for when in ("before", "after"):
         own = torch.stack([column(record, f"log_R_{when}") for record in kept]).mean(0)
@@ -272,6 +240,60 @@ def image_checks(records: list[Record]) -> Iterator[Check | Note]:
         yield Note(f"R by layer {when} training: {next(rows)}; with shuffled channels: {next(rows)}")
     accuracies = [sum(record["result"][f"{part}_accuracy"] for record in kept) / len(kept) for part in ("train", "test")]
     yield Note(f"accuracy of the image networks: training {accuracies[0]:.2f}, test {accuracies[1]:.2f}")
+
+
+# (d) Two pixels on 28×28 sites.
+
+
+def joint(records: list[Record]) -> Record:  # the accuracies in training of all runs, as those of one; 0 where one diverged
+    return {"result": {"train_accuracy": [record["result"].get("train_accuracy", 0.0) for record in records]}}
+
+
+def plane_columns(records: list[Record], when: str, moves: str) -> dict[str, Float[Tensor, "runs layers"]]:
+    return {key: torch.stack([column(r, when, moves, key) for r in records]) for key in ("D", "G", "R", "shuffled_D", "shuffled_R")}
+
+
+def plane_checks(records: list[Record]) -> Iterator[Check | Note]:
+    kept = [record for record in records if not record["result"]["diverged"]]
+    if len(kept) < FEWEST:
+        yield inconclusive("(d) networks on 28×28 sites", f"fewer than {FEWEST} did not diverge")
+        return
+    growth = torch.stack([smoothing(record).mean() for record in kept])
+    yield decided("(d) filters become low-frequency", growth, EFFECT)
+    yield control("(d) filters that do not change, planted: become low-frequency", decided("", 0 * growth, EFFECT))
+    for moves in MOVES:
+        before, after = (plane_columns(kept, when, moves) for when in ("before", "after"))
+        yield decided(f"(d) '{moves}': training lowers log R of the output by log 2", (before["R"] - after["R"])[:, -1], FALL)
+        yield control(f"(d) '{moves}': the untrained networks against themselves", decided("", 0 * before["R"][:, -1], FALL))
+        yield decided(f"(d) '{moves}': training raises log G of the output by log 2", (after["G"] - before["G"])[:, -1], FALL)
+        hidden, output = after["shuffled_D"][:, 1:-1].mean(1), after["shuffled_R"][:, -1]
+        yield decided(f"(d) '{moves}': shuffling channels does not raise D of hidden layers by 1.25: −log ratio", -hidden, -NO_EFFECT)
+        yield decided(f"(d) '{moves}': shuffling channels raises R of the output by 1.25: log ratio", output, NO_EFFECT, required=False)
+        yield from error_check(kept, moves, after["R"][:, -1])
+        for when, found in (("before", before), ("after", after)):
+            rows = (f"{key} {' '.join(f'{v:.2g}' for v in values.mean(0).exp().tolist())}" for key, values in found.items())
+            yield Note(f"(d) '{moves}', {when} training, by layer and of the output, geometric means: {', '.join(rows)}")
+    for size in sorted({record["parameters"]["samples"] for record in kept}):
+        some = [record for record in kept if record["parameters"]["samples"] == size]
+        accuracies = (
+            f"{part} {shown(over_seeds(torch.stack([column(r, f'{part}_accuracy') for r in some])))}" for part in ("train", "test")
+        )
+        yield Note(f"(d) {size} images: accuracy, {', '.join(accuracies)}")
+
+
+def error_check(kept: list[Record], moves: str, log_r: Float[Tensor, " runs"]) -> Iterator[Check]:
+    """Test error against R of the output, logarithms, over runs with all numbers of images."""
+    errors = torch.tensor([1 - r["result"]["test_accuracy"] for r in kept], dtype=torch.float64)
+    errors = errors.clamp_min(0.5 / kept[0]["parameters"]["probes"]).log()
+    generator, name = torch.Generator().manual_seed(0), f"(d) '{moves}': correlation of test error and R of the output"
+    if len(errors.unique()) < FEWEST:
+        yield inconclusive(name, f"fewer than {FEWEST} different errors", required=False)
+        return
+    found = correlation_interval(errors, log_r, generator=generator, resamples=RESAMPLES)
+    yield exceeds(name, found, 0.0, draws=len(kept), required=False)
+    levels = torch.arange(float(len(kept)), dtype=torch.float64)
+    planted = correlation_interval(levels, 0.1 * (levels % 2) - levels, generator=generator, resamples=RESAMPLES)
+    yield control(f"(d) '{moves}': errors that fall with R, planted", exceeds("", planted, 0.0))
 
 
 if __name__ == "__main__":
