@@ -49,8 +49,16 @@ def test_a_corrected_interval_need_not_hold_the_estimate(estimate):
     assert outcomes == ["pass", "inconclusive", "fail"]
 
 
-def test_wrong_variants_are_caught():
-    made = exceeds("x", interval(0.5, 0.6, 0.7), 0.4)
+def test_what_the_check_reports():
+    found = exceeds("x", interval(0.5, 0.625, 0.75), 0.25)
+    assert (found.observed, found.predicted, found.error, found.tolerance, found.draws) == (0.625, 0.25, -0.375, 0.125, 1)
+    assert found.reason == "sampling error: 95 % interval 0.5 to 0.75"
+    assert exceeds("x", interval(0.0, 3.0, 2.0), -0.5).tolerance == 0
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.6, 0.7), (2.0, 2.5, 3.0), (-1.0, -0.5, 0.0), (-5.0, -4.0, -3.0)])
+def test_wrong_variants_are_caught(ends):
+    made = exceeds("x", interval(*ends), ends[0] - 0.1)
     assert [variant.outcome for variant in made.variants()] == ["fail", "fail"]
     assert all(variant.control for variant in made.variants())
 
