@@ -8,7 +8,7 @@ import torch
 
 import linconv as lc
 from linconv.claims import Check, Note, Progress, agree, at_most, control, exceeds, predicted_failure
-from linconv.statistics import bootstrap_interval, trend
+from linconv.statistics import mean_interval, trend
 from verification._shrinkage_law import ALIVE, Sample, blocks_of, critical, needed, proofs, unit
 
 
@@ -59,7 +59,7 @@ def trend_checks(
     name = f"(c) {kind}: frequencies that depth {deep[-1]} needs less than depth {deep[0]}, mean over shares explained from 10 to 90 %"
     yield from falls(name, fewest.mean(2), np.array(deep, dtype=float), generator)
     gains = torch.from_numpy(below[:, -1].mean(1) - below[:, 0].mean(1))
-    gained = bootstrap_interval(gains, generator=generator)
+    gained = mean_interval(gains)
     says = f"{gained.estimate:+.2f} at depth {deep[-1]} against {deep[0]}, 95 % interval {gained.low:+.2f} to {gained.high:+.2f}"
     yield Note(f"{kind}: survivors at the same fractions of the critical decay, where no theorem decides: {says}")
 
@@ -81,7 +81,7 @@ def falls(name: str, counts: np.ndarray, levels: np.ndarray, generator: torch.Ge
     columns = [torch.from_numpy(column.astype(float)) for column in counts.T]
     found = trend(columns, levels.tolist(), generator=generator, alternative="less")
     lost = columns[0] - columns[-1]
-    check = exceeds(name, bootstrap_interval(lost, generator=generator), 0, p_value=found.p_value, draws=len(lost))
+    check = exceeds(name, mean_interval(lost), 0, p_value=found.p_value, draws=len(lost))
     yield check
     if check.passed:  # an interval that straddles 0 cannot refute the opposite either
-        yield control(f"{name}: with the opposite sign", exceeds("", bootstrap_interval(-lost, generator=generator), 0))
+        yield control(f"{name}: with the opposite sign", exceeds("", mean_interval(-lost), 0))

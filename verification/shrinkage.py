@@ -65,7 +65,7 @@ from verification._shrinkage_law import (
 )
 from verification._shrinkage_sparsity import certified_trend, counterexample_checks, trend_checks, whitened_checks
 
-FAST = {"depths": (1, 2, 3), "side": 4, "samples": 120, "decays": (0.01, 0.6), "draws": 3}
+FAST = {"depths": (1, 2, 3), "side": 4, "samples": 120, "decays": (0.01, 0.6), "draws": 6}
 GAP = "the gap that the solvers are asked for, 1e-12, and rounding"
 
 
