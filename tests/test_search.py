@@ -206,6 +206,28 @@ def test_a_changed_argument_is_reported_as_it_was() -> None:
         assert found.parameters["w"].tolist() == [[[0.0, 0.0, 0.0]]]
 
 
+def met_by_half(*, w: Kernel) -> Iterator[Check]:
+    if float(w.sum()) <= 0:
+        raise NotApplicable("kernels of positive sum")
+    yield agree("sum", w.sum(), w.sum())
+    yield CAUGHT
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_start_outside_the_hypotheses_gives_way_to_another(seed: int) -> None:
+    found = falsify(met_by_half, budget=60, seed=seed)
+    assert found.verdict == "HOLDS", found.reason
+    assert "more draws outside its hypotheses" in found.scope
+
+
+def test_where_no_draw_meets_the_hypotheses_the_search_says_so() -> None:
+    def met_by_none(*, w: Kernel) -> Iterator[Check]:
+        raise NotApplicable("kernels that do not exist")
+        yield CAUGHT
+
+    assert falsify(met_by_none, budget=60).verdict == "NOT APPLICABLE"
+
+
 def test_the_scope_is_a_bound_from_the_independent_draws_alone() -> None:
     found = falsify(holds, budget=400, seed=1)
     independent = int(found.scope.removeprefix("sampled, ").split()[0])

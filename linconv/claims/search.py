@@ -26,7 +26,7 @@ from linconv.claims.runner import Listener, Run, arguments_of, confirmed, execut
 from linconv.claims.shrinking import shrunk
 from linconv.claims.structured import structured
 from linconv.claims.subject import Subject
-from linconv.claims.trials import Search, Spent, Trial, closeness, signed_margin
+from linconv.claims.trials import Search, Spent, Trial, closeness, outcome_of, signed_margin
 from linconv.claims.verdict import NO_CONTROL, REPRODUCE, Status, Verdict, counted, scope_of
 
 SHARE = 0.25  # of the budget, at most, for each stage but the last
@@ -60,7 +60,7 @@ def search(subject: Subject, given: Mapping[str, object], budget: Budget, seed: 
     if hunt.witness is not None:
         verdict = verdict_of(subject, *hunt.witness, ruling, time.perf_counter() - started)
     else:
-        verdict = verdict_of(subject, arguments, run, ruling, time.perf_counter() - started, drawn_with, hunt.scope(run))
+        verdict = verdict_of(subject, hunt.space.start, run, ruling, time.perf_counter() - started, drawn_with, hunt.scope(run))
     return _recorded(verdict, f"search with seed {seed}, {budget}", subject.search_command(given, budget, seed))
 
 
@@ -84,9 +84,18 @@ class Hunt:
     unconfirmed: list[str] = field(default_factory=list)
 
     def begin(self) -> tuple[Run, tuple[Status, str]]:
-        """The claim's own instance, with its controls; a failure there is a counterexample already."""
+        """The claim's own instance, with its controls; a failure there is a counterexample already.
+
+        One that was drawn and tests nothing, outside the hypotheses or zero against zero, gives way to other draws.
+        """
         self.search.stages["start"] += 1
         self.first = execute(self.search.subject, self.space.start, self.search.listen)
+        with suppress(Spent):
+            for number in range(STARTS):
+                if not self.space.drawn or outcome_of(self.first)[0] not in ("outside", "vacuous"):
+                    break
+                self.search.spend()
+                self._start_elsewhere(number)
         status, reason = status_of(self.first)
         if isinstance(self.first.raised, KeyboardInterrupt):
             raise self.first.raised
@@ -96,6 +105,13 @@ class Hunt:
             trial = self.search.found = Trial(self.space.start, self.first, "violated", reason)
             return self.first, self._settled(trial) or ("INCONCLUSIVE", self.unconfirmed[0])
         return self.first, (status, reason)
+
+    def _start_elsewhere(self, number: int) -> None:
+        """Another draw of what has a strategy in the place of the first; flags stay as they are."""
+        other = self.space.draw(Random(f"{self.seed} start {number}"))
+        if other is not None:
+            self.space = replace(self.space, start=self.space.start | {p.name: other[p.name] for p in self.space.drawn})
+            self.first = execute(self.search.subject, self.space.start, self.search.listen)
 
     def pursue(self, run: Run, ruling: tuple[Status, str]) -> tuple[Status, str]:
         """All stages in turn, and the ruling that they come to."""
