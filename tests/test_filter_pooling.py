@@ -340,6 +340,7 @@ def test_the_first_record_is_the_base_in_whichever_order_they_come(monkeypatch):
     monkeypatch.setattr(filter_pooling, "train_all", trained)
     monkeypatch.setattr(filter_pooling, "least_checks", lambda *_: iter(()))
     monkeypatch.setattr(filter_pooling, "image_checks", lambda *_: iter(()))
+    monkeypatch.setattr(filter_pooling, "plane_checks", lambda *_: iter(()))
     monkeypatch.setattr(filter_pooling, "untrained", lambda *_: "")
     monkeypatch.setattr(filter_pooling, "first_layer_check", lambda base: seen.update(base["parameters"]) or iter(()))
     monkeypatch.setattr(filter_pooling, "pixel_checks", lambda *_: iter(()))

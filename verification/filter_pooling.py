@@ -181,9 +181,9 @@ def pixel_notes(true: list[Record], shuffled: Record) -> Iterator[Check | Note]:
             "log R shuffled/own, hidden": column(record, "after", "shuffled_R")[:, 1:-1].mean(1),
             "R output": column(record, "after", "shuffled_R")[:, -1],
         }
-        shown = "; ".join(f"{key} {shown(over_seeds(values))}" for key, values in rows.items())
+        gains = "; ".join(f"{key} {shown(over_seeds(values))}" for key, values in rows.items())
         accuracies = [float(column(record, f"{part}_accuracy").mean()) for part in ("train", "test")]
-        yield Note(f"{named(record)}{labels}: accuracy {accuracies[0]:.2f}, at held-out distances {accuracies[1]:.2f}; {shown}")
+        yield Note(f"{named(record)}{labels}: accuracy {accuracies[0]:.2f}, at held-out distances {accuracies[1]:.2f}; {gains}")
     for what in ("D", "R"):
         before, after = (
             ", ".join(f"{v:.2g}" for v in column(true[0], when, what).nanmedian(0).values.tolist()) for when in ("before", "after")
