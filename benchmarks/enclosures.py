@@ -3,10 +3,11 @@
     python -m benchmarks.enclosures [repeats]
 
 The project's `singular_value_bounds` runs against the SVD of the same blocks (one of each pair u, −u, formed beforehand),
-with vectors by NumPy and by torch and without vectors by NumPy, and against the project's own `conv_singular_values`.  Repeats
-alternate, so that a busy machine slows all; ratios are those of the medians, one thread for all.  Arb (python-flint) forms exact
-blocks and takes the eigenvalues of V*V at 128 bits, once, where the blocks are few.  "Width" is the median of
-(upper − lower) / upper.
+with vectors by NumPy and by torch and without vectors by NumPy, and against the project's own `conv_singular_values`.  The floor,
+relative to NumPy's decomposition too, is what a proof by residuals cannot do without, in bare calls on blocks that are there: the
+faster decomposition, three products and their norms.  Repeats alternate, so that a busy machine slows all; ratios are those of the
+medians, one thread for all.  Arb (python-flint) forms exact blocks and takes the eigenvalues of V*V at 128 bits, once, where the
+blocks are few.  "Width" is the median of (upper − lower) / upper.
 """
 
 import math
@@ -65,6 +66,18 @@ def arb_singular_values(weight: np.ndarray, grid: tuple[int, ...], bits: int = 1
     return found
 
 
+def bare_proof(blocks: np.ndarray, by_torch: bool) -> list[np.ndarray]:
+    """Norms of V − UΣV*, U*U − I and VV* − I for every block, with no bound on their rounding."""
+    left, values, right = (
+        tuple(part.numpy() for part in torch.linalg.svd(torch.from_numpy(blocks), full_matrices=False))
+        if by_torch
+        else np.linalg.svd(blocks, full_matrices=False)
+    )
+    one = np.eye(values.shape[-1])
+    defects = (left.conj().swapaxes(-2, -1) @ left - one, right @ right.conj().swapaxes(-2, -1) - one)
+    return [np.sqrt(np.einsum("bij,bij->b", part, part.conj()).real) for part in (blocks - (left * values[:, None]) @ right, *defects)]
+
+
 def compare(shape: tuple[int, ...], grid: tuple[int, ...], repeats: int) -> float:
     """Print one line and return the ratio project : full SVD."""
     weight = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -75,10 +88,12 @@ def compare(shape: tuple[int, ...], grid: tuple[int, ...], repeats: int) -> floa
         lambda: torch.linalg.svd(torch.from_numpy(blocks), full_matrices=False),
         lambda: np.linalg.svd(blocks, compute_uv=False),
         lambda: conv_singular_values(weight, grid),
+        lambda: bare_proof(blocks, by_torch=False),
+        lambda: bare_proof(blocks, by_torch=True),
     ]
     for side in sides:
         side()
-    project, full, full_torch, values, own = (
+    project, full, full_torch, values, own, *floors = (
         median(column) for column in zip(*([seconds(s) for s in sides] for _ in range(repeats)), strict=True)
     )
     bounds: SingularValueBounds = singular_value_bounds(weight, grid)
@@ -87,7 +102,7 @@ def compare(shape: tuple[int, ...], grid: tuple[int, ...], repeats: int) -> floa
     if find_spec("flint") and math.prod(grid) * math.prod(shape[:2]) <= ARB_ENTRIES:
         arb = f"   Arb {seconds(lambda: arb_singular_values(weight.numpy(), grid)) / project:6.0f} times"
     case = f"{shape[1]:3d}→{shape[0]:<3d} {'×'.join(map(str, shape[2:])):>5s} taps, grid {'×'.join(map(str, grid)):>5s}"
-    vectors = f"svd with vectors {project / full:5.2f} (torch {project / full_torch:5.2f})"
+    vectors = f"svd with vectors {project / full:5.2f} (torch {project / full_torch:5.2f}), floor {min(floors) / full:.2f}"
     plain = f"values only {project / values:5.2f}, conv_singular_values {project / own:5.2f}"
     print(f"{case}   project {project * 1e3:7.2f} ms   ratio to {vectors}, {plain}   width {width:.0e}{arb}")
     return project / full

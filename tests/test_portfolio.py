@@ -344,7 +344,9 @@ def exact_least_error(x, y):
 
 @settings(max_examples=40)
 @given(
-    st.sampled_from(["twice", "zero image", "dead channel", "all", "plain", "centred", "large"]), st.integers(1, 12), st.integers(0, 10**6)
+    st.sampled_from(["twice", "zero image", "dead channel", "equal channels", "opposite channels", "all", "plain", "centred", "large"]),
+    st.integers(1, 12),
+    st.integers(0, 10**6),
 )
 def test_least_error_is_below_the_exact_one_and_near_it_where_equalities_are_exact(kind, n, seed):
     x, y = normal(n, 2, 3, seed=seed), normal(n, 2, seed=seed + 1)
@@ -354,6 +356,8 @@ def test_least_error_is_below_the_exact_one_and_near_it_where_equalities_are_exa
         x[0] = 0.0
     if kind in ("dead channel", "all"):
         x[:, 1] = 0.0
+    if kind in ("equal channels", "opposite channels"):
+        x[:, 1] = x[:, 0] if kind == "equal channels" else -x[:, 0]
     if kind == "centred":  # dependent up to rounding, and so not dependent
         x = x - x.mean(0)
     if kind == "large":
@@ -373,7 +377,9 @@ def test_without_decay_the_bound_is_the_least_squares_value_where_that_is_determ
     dead = x.clone()
     dead[:, 1] = 0.0
     twice = torch.cat([x[:4], x[:4]])
-    for images in (dead, twice):
+    equal, opposite = torch.cat([x[:, :1], x[:, :1]], 1), torch.cat([x[:, :1], -x[:, :1]], 1)
+    flat = x[:, :, :1].expand(-1, -1, 5).contiguous()
+    for images in (dead, twice, equal, opposite, flat):
         found = fit(images, y[: len(images)], depth=depth, weight_decay=0.0)
         assert found.objective > 1e-3
         assert 0 <= found.gap <= 1e-9

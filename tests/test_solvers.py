@@ -638,6 +638,56 @@ def test_data_that_are_nearly_decoupled_pay_in_the_bound():
     assert fit(far, y, depth=3, weight_decay=0.02).method == "portfolio"
 
 
+def filtered(x):
+    """The images without one pair of frequencies and without their means."""
+    spectra = torch.fft.fft2(x)
+    spectra[..., 0, 0] = spectra[..., 1, 1] = spectra[..., -1, -1] = 0
+    return torch.fft.ifft2(spectra).real.contiguous()
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "method", "depth"),
+    [
+        (coloured, 2, "scalar thresholding", 2),
+        (coloured, 2, "scalar thresholding", 6),
+        (mixed, 1, "one output", 3),
+        (mixed, 1, "one output", 6),
+    ],
+)
+@pytest.mark.parametrize("samples", [24, 40])
+def test_frequencies_that_a_filter_has_taken_leave_the_problem(make, outputs, method, depth, samples):
+    """Of 24 numbers 18 are left: 24 images leave a residual as well; 40 are reduced first."""
+    x = filtered(make(samples, 2, (3, 4)))
+    y, decay = labels(x, outputs), 0.02
+    solution = fit(x, y, depth=depth, weight_decay=decay)
+    assert solution.method == f"decoupled, {method}"
+    assert abs(solution.gap) <= 1e-12
+    net = minimal_network(solution.predictor, depth)
+    train(net, x, y, weight_decay=decay, steps=50)
+    assert solution.objective * (1 - ROUNDING) <= space_objective(net.weights, x, y, decay) <= solution.objective * (1 + ROUNDING)
+    assert not torch.fft.fft2(solution.predictor)[..., 1, 1].abs().max() > 1e-12
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-15, 1e-14])
+def test_what_rounding_leaves_at_a_filtered_frequency_gains_nothing(left):
+    """Blocks large enough to use it cost more than they gain: the bound holds for them too."""
+    x = filtered(coloured(24, 2, (3, 4))) + left * normal(24, 2, 1, 1, seed=9)
+    problem = Problem(x, labels(x, 2), 3, 0.02)
+    found = decoupled(problem)
+    for size in 10.0 ** torch.arange(-16, 17, 2):
+        beta = found.predictor + size * normal(2, 2, 1, 1, seed=10)
+        assert found.lower_bound <= problem.objective(beta)
+
+
+def test_a_frequency_that_is_faint_or_might_be_used_is_not_taken_for_silent():
+    x = filtered(coloured(24, 2, (3, 4)))
+    y = labels(x, 2)
+    faint = x + 1e-9 * normal(24, 2, 1, 1, seed=9)
+    assert decoupled(Problem(faint, y, 3, 0.02)) is None
+    # A decay so small that blocks of 1e15 are affordable could fit with what rounding left.
+    assert decoupled(Problem(x, y, 6, 1e-9)) is None
+
+
 def test_equal_blocks_with_cross_frequency_terms_are_not_decoupled():
     """Every S_u = s·I, and yet E[x̂_u x̂_v†] ≠ 0: only the full second moment tells."""
     x = torch.eye(4, dtype=F64)[:1].reshape(1, 1, 4).repeat(8, 1, 1)

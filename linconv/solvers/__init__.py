@@ -18,7 +18,7 @@ from linconv.solvers.nonconvex import nonconvex
 from linconv.solvers.nuclear import below, nuclear
 from linconv.solvers.problem import Problem, Solution
 from linconv.solvers.reduction import certify, reduce, squared_residual
-from linconv.solvers.ridge import ridge, ridge_path
+from linconv.solvers.ridge import distinct_columns, least_error, ridge, ridge_path
 from linconv.solvers.smooth import smooth
 from linconv.symbols import one_thread
 from linconv.validation import validate_number, validate_size, validate_tensor
@@ -204,9 +204,20 @@ def _finish(solution: Solution, problem: Problem, x: Tensor, y: Tensor) -> Solut
         images, targets = x.detach(), y.detach().to(torch.float64)
         penalty = solution.objective - problem.data_term(predictor)
         lower = solution.lower_bound
+        if solution.method == "least squares":
+            lower = _least_error(images, targets, lower)
         if solution.method == "nuclear norm":
             lower = certify(images, targets, problem, predictor, torch.full_like(problem.weights, problem.mu))
         solution = replace(solution, objective=squared_residual(images, targets, predictor) + penalty, lower_bound=lower)
     solution = replace(solution, lower_bound=below(problem, predictor, solution.objective, solution.lower_bound, len(x)))
     # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
     return solution if x.dtype == torch.float64 else replace(solution, predictor=predictor.to(x.dtype))
+
+
+def _least_error(x: Tensor, y: Tensor, lower: float) -> float:
+    """A bound on the least-squares value, from images whose equal columns count once: the reduction makes them differ by rounding."""
+    columns = distinct_columns(x.flatten(1))
+    if columns.shape[1] == x[0].numel() or columns.shape[1] == 0:
+        return lower
+    rows, targets, constant = reduce(columns[..., None], y)
+    return max(lower, constant + least_error(Problem(rows, targets, 1, 0.0)))

@@ -4,15 +4,16 @@ r"""Data whose second moment has no cross-frequency terms: the problem falls apa
 
 Solved globally where S_u = s_u·I (von Neumann's trace inequality aligns the singular vectors of B with those of M_u; each
 singular value is a scalar problem) and where there is one output (stationary points lie on a curve in one parameter).
-The optimum is exact; how far the data are from decoupled, which is rounding for whitened data, is measured and paid for
-in the lower bound.
+Frequencies that the data do not have, those that a filter has taken, leave the problem: their blocks are 0 at the optimum, which
+is proved from what rounding left there.  The optimum is exact; how far the data are from decoupled, which is rounding for whitened
+data, is measured and paid for in the lower bound.
 """
 
 import math
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from linconv.penalties import shrink
@@ -20,62 +21,89 @@ from linconv.solvers.problem import ROWS, Problem, Solution
 
 MAX_DIMENSION = 4096
 MAX_DEVIATION = 1e-6
+SILENT = 1e-26  # power of a frequency, relative to that of the loudest, up to which it is what rounding leaves of a filtered one
 
 
-def deviation(problem: Problem, blocks: Complex[Tensor, "F C C"]) -> float:
+def deviation(problem: Problem, blocks: Complex[Tensor, "F C C"], silent: Bool[Tensor, " F"]) -> float:
     r"""ε with (1 − ε)S ⪯ H ⪯ (1 + ε)S for the second moment H of the data and the block-diagonal S; `inf` if none is found.
 
-    ε = ‖S^{-1/2} H S^{-1/2} − I‖ in the Frobenius norm, computed from whitened images in the space domain.
+    ε = ‖S^{-1/2} H S^{-1/2} − I‖ in the Frobenius norm, computed from whitened images in the space domain, on the
+    frequencies that are not `silent`.
     """
     values, vectors = torch.linalg.eigh(blocks)
-    size = problem.x[0].numel()
-    if size > min(MAX_DIMENSION, len(problem.x)) or bool((values[:, 0] <= 1e-12 * values[:, -1]).any()):
+    size, heard = problem.x[0].numel(), problem.x.shape[1] * float(problem.weights[~silent].sum())
+    if size > MAX_DIMENSION or heard > len(problem.x) or bool((values[:, 0] <= 1e-12 * values[:, -1]).any()):
         return math.inf
-    inverse_root = (vectors * values.rsqrt()[:, None, :]) @ vectors.mH
-    moment = torch.zeros(size, size, dtype=problem.x.dtype, device=problem.x.device)
+    inverse_root = (vectors * values.rsqrt()[:, None, :]) @ vectors.mH * ~silent[:, None, None]
+    identity = torch.eye(size, dtype=problem.x.dtype, device=problem.x.device)
+    # The projection on the silent frequencies, where nothing is compared.
+    moment = problem.predictor(problem.blocks(identity.unflatten(1, problem.x.shape[1:])) * silent[:, None, None]).flatten(1)
     for rows in problem.x.split(ROWS):
         # A predictor with blocks conj(x̂) is the image x itself.
         white = problem.predictor(problem.blocks(rows) @ inverse_root).flatten(1)
         moment += white.T @ white / len(problem.x)
-    return float(torch.linalg.matrix_norm(moment - torch.eye(size, dtype=moment.dtype, device=moment.device)))
+    return float(torch.linalg.matrix_norm(moment - identity))
 
 
 def decoupled(problem: Problem) -> Solution | None:
     """The global optimum where the data decouple in a solvable way, None where they do not."""
-    moments = problem.second_moments
-    channels = moments.shape[-1]
-    mean = moments.diagonal(dim1=-2, dim2=-1).real.mean(-1)
-    isotropic = mean[:, None, None] * torch.eye(channels, dtype=moments.dtype, device=moments.device)
+    moments, power = problem.second_moments, problem.second_moments.diagonal(dim1=-2, dim2=-1).real.mean(-1)
+    silent = power <= SILENT * power.max()
+    if not stay_zero(problem, power, silent):
+        return None
+    one = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
+    # Unit moments and a target of 0 stand for a silent frequency: its block is then 0, and so is its part of the minimum.
+    moments, mean = torch.where(silent[:, None, None], one, moments), torch.where(silent, 1.0, power)
+    isotropic = mean[:, None, None] * one
     # The cheap test of the blocks first; only data that pass it pay for the whole second moment.
     spread = float((torch.linalg.matrix_norm(moments - isotropic) - MAX_DEVIATION * mean).max())
     if spread <= 0:
-        error = deviation(problem, isotropic)
+        error = deviation(problem, isotropic, silent)
         if error <= MAX_DEVIATION:
-            target = least_squares(problem, isotropic)
+            target, least = least_squares(problem, isotropic, silent)
             blocks, _ = isotropic_minimum(problem, mean, target)
             lower = isotropic_minimum(problem, (1 - error) * mean, target)[1]
-            return _solution(problem, blocks, lower, "decoupled, scalar thresholding")
+            return _solution(problem, blocks, least + lower, "decoupled, scalar thresholding")
     if problem.y.shape[1] == 1 and problem.p < 1:
-        error = deviation(problem, moments)
+        error = deviation(problem, moments, silent)
         if error <= MAX_DEVIATION:
-            target = least_squares(problem, moments)
+            target, least = least_squares(problem, moments, silent)
             blocks, _ = one_output_minimum(problem, moments, target)
             lower = one_output_minimum(problem, (1 - error) * moments, target)[1]
-            return _solution(problem, blocks, lower, "decoupled, one output")
+            return _solution(problem, blocks, least + lower, "decoupled, one output")
     return None
 
 
-def least_squares(problem: Problem, moments: Complex[Tensor, "F C C"]) -> Complex[Tensor, "F K C"]:
-    r"""The least-squares blocks M: S⁻¹ in the place of H⁻¹, corrected twice, which leaves an error of ε³.
+def stay_zero(problem: Problem, power: Float[Tensor, " F"], silent: Bool[Tensor, " F"]) -> bool:
+    r"""Whether the blocks at silent frequencies are proved to be 0 at every minimum; p ≤ 1.
+
+    Where F ≤ F(0) they have b = ‖B‖_F ≤ R = (F(0)/μ)^{1/p}, and change the outputs by at most δ = b‖x_s‖_F, x_s the data at those
+    frequencies.  Taking that change back adds at most (√(2N F(0)) δ + ½δ²)/N to the data term and saves μb^p or more.  The
+    difference is convex in b, 0 at b = 0, and so nowhere positive on [0, R] if it is not at R, where μR^p = F(0).
+    """
+    n, channels = len(problem.x), problem.x.shape[1]
+    size = math.sqrt(n * channels * float((problem.weights * power)[silent].sum()))
+    zero = float(problem.y.square().sum()) / (2 * n)
+    if size == 0:
+        return True
+    log_change = (math.log(zero) - math.log(problem.mu)) / problem.p + math.log(size)
+    change = math.exp(min(log_change, 300.0))
+    return (math.sqrt(2 * n * zero) * change + change**2 / 2) / n < zero
+
+
+def least_squares(
+    problem: Problem, moments: Complex[Tensor, "F C C"], silent: Bool[Tensor, " F"]
+) -> tuple[Complex[Tensor, "F K C"], float]:
+    r"""The least-squares blocks M, 0 at silent frequencies, and their error: S⁻¹ in the place of H⁻¹, corrected twice, leaves ε³.
 
     The data term is its least value + ½⟨B − M, H(B − M)⟩ ≥ least value + ½(1 − ε)⟨B − M, S(B − M)⟩: a bound without
     cancellation, however small the weight decay.
     """
-    inverse = torch.linalg.inv(moments)
+    inverse = torch.linalg.inv(moments) * ~silent[:, None, None]
     target = problem.cross_moment @ inverse
     for _ in range(2):
         target = target - problem.gradient(target) @ inverse
-    return target
+    return target, problem.data_term(problem.predictor(target)) - problem.constant
 
 
 def _solution(problem: Problem, blocks: Tensor, lower: float, method: str) -> Solution:

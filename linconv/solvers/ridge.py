@@ -12,6 +12,7 @@ from linconv.solvers.problem import Problem, Solution
 
 # Where λ is below this multiple of the largest eigenvalue, forming normal equations loses too many digits.
 SAFE_SHIFT = 1e-8
+LOOK = 256  # rows
 Solver = Callable[[Float[Tensor, "m K"], float], Float[Tensor, "m K"]]  # (right side, shift) -> solution of the shifted system
 
 
@@ -100,8 +101,9 @@ def least_error(problem: Problem) -> float:
 
     Where X loses rank its least-squares value is no continuous function of X: a change in the last digit of one entry restores the
     rank, and for N ≤ C·D makes the value 0.  Singular values that are rounding therefore prove nothing.  Exact are: equal images have
-    equal outputs, images of zeros the outputs 0, columns of zeros no effect.  Means of equal images are left, m columns and more than m
-    rows X′, y′ if anything is to be proved.  With X′ + E = QR and t = (I − QQᵀ)y′, for every β
+    equal outputs, images of zeros the outputs 0, columns of zeros no effect, and equal or opposite columns the effect of one.  Means of
+    equal images are left, m columns and more than m rows X′, y′ if anything is to be proved.  With X′ + E = QR and t = (I − QQᵀ)y′, for
+    every β
 
         ‖y′ − X′β‖ ≥ ‖t‖ − ‖E‖/σ_min(X′) ‖y′‖,
 
@@ -113,7 +115,7 @@ def least_error(problem: Problem) -> float:
     means[~images.any(1)] = 0.0
     proved = float((problem.y - means[place]).square().sum())
     kept, weights = images.any(1), counts.to(images.dtype).sqrt()[:, None]
-    x, y = (weights * images)[kept][:, images.any(0)], (weights * means)[kept]
+    x, y = distinct_columns((weights * images)[kept]), (weights * means)[kept]
     rows, columns = x.shape
     eps = torch.finfo(x.dtype).eps
     if rows > columns > 0:
@@ -126,3 +128,20 @@ def least_error(problem: Problem) -> float:
         proved += max(outside - (turned + wrong) * size, 0.0) ** 2
     wrong = problem.y.numel() * eps
     return max(proved * (1 - 10 * wrong) - wrong**2 * float(problem.y.square().sum()), 0.0) / (2 * len(problem.x))
+
+
+def distinct_columns(x: Float[Tensor, "N m"]) -> Float[Tensor, "N n"]:
+    """Columns with the same products Xβ over all β: those that are not 0, and one of each set of equal or opposite ones.
+
+    >>> distinct_columns(torch.tensor([[1.0, -1.0, 0.0, 2.0, 1.0], [3.0, -3.0, 0.0, 1.0, 4.0]])).shape
+    torch.Size([2, 3])
+    """
+    if not bool(x.any()):
+        return x[:, :0]
+    for rows in (x[:LOOK], x) if bool(x[:LOOK].any()) else (x,):  # where a few rows tell all columns apart, nothing is copied
+        rows = rows[:, rows.any(0)]
+        first = (rows != 0).to(torch.uint8).argmax(0)
+        found = (rows * rows.gather(0, first[None]).sign()).unique(dim=1)
+        if found.shape[1] == x.shape[1]:
+            return x
+    return found
