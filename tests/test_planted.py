@@ -118,7 +118,7 @@ CASES: list[tuple[str, Claim, int, Callable[[dict[str, Any]], bool]]] = [
 
 @pytest.mark.parametrize(("claim", "budget", "is_minimal"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_planted_claims_are_refuted_within_their_budget(claim: Claim, budget: int, is_minimal: Callable[[dict[str, Any]], bool]) -> None:
-    for seed in (0, 1):
+    for seed in (0, 1) if budget < 10_000 else (0,):
         verdict = falsify(claim, budget=budget, seed=seed)
         assert verdict.verdict == "REFUTED", verdict.reason + verdict.scope
         assert verdict.witness is not None

@@ -91,24 +91,26 @@ class Domain:
             raise ValueError(f"must be {self.describe()}, got {text!r}") from None
 
     def _convert(self, value: object, name: str) -> Any:
-        wrong = TypeError(f"{name} must be {self.describe()}, got {value!r} ({type(value).__name__}); pass it in that type")
         if self.kind is None:
-            return _library_argument(self, value, name, wrong)
+            return _library_argument(self, value, name)
         if self.kind is Path and isinstance(value, str):
             return Path(value)
         if self.kind in (bool, str, Path):
             if not isinstance(value, self.kind):
-                raise wrong
+                raise self.wrong(value, name)
             return value
         if isinstance(value, bool | str):
-            raise wrong
+            raise self.wrong(value, name)
         try:
             number = operator.index(value) if self.kind is int else float(value)  # type: ignore[arg-type]  # refused just below
         except (TypeError, ValueError):
-            raise wrong from None
+            raise self.wrong(value, name) from None
         if not math.isfinite(number):
             raise ValueError(f"{name} must be finite, got {value!r}; choose {self.describe()}")
         return number
+
+    def wrong(self, value: object, name: str) -> TypeError:
+        return TypeError(f"{name} must be {self.describe()}, got {value!r} ({type(value).__name__}); pass it in that type")
 
     def _read_tuple(self, value: object, name: str) -> tuple[Any, ...]:
         if not isinstance(value, tuple | list):
@@ -153,11 +155,11 @@ def _holds(rule: Any, value: Any) -> bool:
     return bool(value % rule.multiple_of == 0)
 
 
-def _library_argument(domain: Domain, value: object, name: str, wrong: TypeError) -> object:
+def _library_argument(domain: Domain, value: object, name: str) -> object:
     hint = domain.hint
     classes = tuple(part for part in (get_args(hint) or (hint,)) if isinstance(part, type))
     if classes and get_origin(hint) in (None, Union, types.UnionType) and not isinstance(value, classes):
-        raise wrong
+        raise domain.wrong(value, name)
     for rule in domain.constraints:
         if not meets(rule, value):
             raise ValueError(f"{name} does not meet the claim's hypothesis {rule}; pass one that does")
