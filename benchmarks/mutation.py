@@ -1,10 +1,10 @@
 """Mutation score of the tests of cost, solvers and claims: `python -m benchmarks.mutation` (`make mutate`).
 
 Cosmic Ray's operators change one place of one module; the mutant is killed where a test then fails, or does not end.  A mutant meets the
-tests of its part that run its statement (a first run records them by coverage), quickest first, up to --seconds of them, and none that takes
-more than 5 s: what lives longer counts as survived, so a score can only be too low.  Left out is what would die, or live, without a test of what is computed: replacements that floats
-and tensors refuse (shifts, bits) or that style forbids (`is` for `==`), annotations, the bare `*` of a signature, which is
-no product, and zip's `strict`, which is an assertion.
+tests of its part that run its statement (a first run records them by coverage), quickest first, up to --seconds of them, and none that
+takes more than 5 s: what lives longer counts as survived, so a score can only be too low.  Left out is what would die, or live, without a
+test of what is computed: replacements that floats and tensors refuse (shifts, bits) or that style forbids (`is` for `==`), annotations,
+the bare `*` of a signature, which is no product, and zip's `strict`, which is an assertion.
 
 The sample is drawn within each part with --seed; intervals are Clopper and Pearson's.  Exit code 1 where a score is below .8.
 Each mutant is written into a copy of the checkout and met in a fork of this process, which has imported everything: the changed function

@@ -56,7 +56,7 @@ def forked(folder: Path, work: Callable[[], int], *, cpu: float, wall: float) ->
 
 
 class Recorder:
-    """A plugin of pytest: which lines of the sources each test runs, and its seconds on a core; ended, and left out, beyond `most` of them."""
+    """A plugin of pytest: which lines of the sources each test runs, and its seconds on a core; beyond `most` it is ended and left out."""
 
     def __init__(self, sources: Iterable[str], most: float) -> None:
         self.most = most
