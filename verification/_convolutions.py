@@ -18,6 +18,7 @@ from verification._given import Given
 
 IMAGES = 4
 MOST_NUMBERS = 4096
+FEW = 64  # images at a time: a convolution with full kernels unfolds each to D numbers a site
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -87,7 +88,8 @@ def as_matrix(given: Given) -> Network:
     if numbers > MOST_NUMBERS:
         raise UsageError(f"input_shape: expected at most {MOST_NUMBERS} numbers in an image, so that its matrix fits, got {numbers}")
     with torch.no_grad():
-        answers = given.module(torch.eye(numbers, dtype=torch.float64).reshape(-1, *given.input_shape))
+        impulses = torch.eye(numbers, dtype=torch.float64).reshape(-1, *given.input_shape)
+        answers = torch.cat([given.module(few) for few in impulses.split(FEW)])
     x = torch.randn(IMAGES, *given.input_shape, dtype=torch.float64, generator=given.generator)
     return Network(given.net, x, answers.T.numpy())
 

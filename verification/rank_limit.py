@@ -78,6 +78,8 @@ def on_network(given: Given) -> Iterator[Check | Note | Progress]:
     relative = sigma / sigma.max()
     unclear = relative[(relative > ZERO) & (relative < SMALLEST)]
     if unclear.size:
+        low, high = ((relative >= end).sum() / sigma[..., 0].size for end in (SMALLEST, ZERO))
+        yield Note(f"nearest form: R_L/L tends to a mean rank between {low:g} and {high:g}, whatever those singular values are")
         yield not_applicable("rank", f"a singular value is {unclear.max():.1e} of the largest: neither zero nor not in double precision")
         return
     kept = relative >= SMALLEST
