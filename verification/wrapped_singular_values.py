@@ -20,6 +20,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -34,6 +35,7 @@ import linconv as lc
 from linconv import witnesses
 from linconv.claims import Check, Note, Progress, agree, at_most, control, main, proved
 from linconv.network import circular_convolution
+from linconv.torch_import import leaves
 from verification._given import Given, InputShape, ModulePath, Net, none_known, on_given_network
 
 Array = np.ndarray
@@ -73,13 +75,14 @@ def claim(
 
 def on_network(given: Given) -> Iterator[Check | Progress]:
     """Every hidden convolution: all singular values where the dense matrix is small, else the largest, met by iteration in space."""
-    for i, weight in enumerate(w.detach() for w in given.net.weights[:-1]):
+    for i, layer in enumerate(hidden_layers(given)):
+        weight = given.net.weights[i].detach()
         case = (weight, given.net.grid)
         yield Progress(f"layer {i}")
         if weight.shape[0] * weight.shape[1] * math.prod(given.net.grid) ** 2 <= DENSE:
             yield from value_checks(f"layer {i}", [case])
         else:
-            yield from norm_checks(f"layer {i}", *case)
+            yield from norm_checks(f"layer {i}", *case, layer)
         values, sites, observed = lc.conv_singular_values(*case), math.prod(given.net.grid), kernel_norm(*case)
         wrong = {"scaled by 1.01": 1.01 * values} | ({"orthonormal transform": values / math.sqrt(sites)} if sites > 1 else {})
         for name, found in wrong.items():
@@ -91,9 +94,17 @@ def kernel_norm(kernel: Tensor, grid: tuple[int, ...]) -> float:
     return float((kernel_on(kernel, grid) ** 2).sum()) * math.prod(grid)
 
 
-def norm_checks(label: str, kernel: Tensor, grid: tuple[int, ...]) -> Iterator[Check]:
+def hidden_layers(given: Given) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The module's own hidden convolutions, in space."""
+    if isinstance(given.module, lc.LinearCNN):
+        yield from (partial(circular_convolution, weight=w.detach()) for w in given.module.weights[:-1])
+    else:
+        yield from (layer for _, layer in leaves(given.module) if isinstance(layer, Conv))
+
+
+def norm_checks(label: str, kernel: Tensor, grid: tuple[int, ...], layer: Callable[[Tensor], Tensor]) -> Iterator[Check]:
     """‖W‖ by iteration with the convolution and its adjoint in space, and ‖W‖_F."""
-    largest = norm_of(lambda x: circular_convolution(x, kernel), (kernel.shape[1], *grid))
+    largest = norm_of(layer, (kernel.shape[1], *grid))
     values = lc.conv_singular_values(kernel, grid)
     yield agree(f"{label}: the largest singular value", float(values.max()), largest, tolerance=1e-9, reason="Lanczos, to its own 1e-10")
     yield agree(f"{label}: Σσ² is ‖W‖_F²", float(values.square().sum()), kernel_norm(kernel, grid), size=kernel.numel())
