@@ -2,7 +2,7 @@
 
 Cosmic Ray's operators change one place of one module; the mutant is killed where a test then fails, or does not end.  A mutant meets the
 tests of its part that run its statement (a first run records them by coverage), quickest first, up to --seconds of them, and none that
-takes more than 5 s: what lives longer counts as survived, so a score can only be too low.  Left out is what would die, or live, without a
+takes more than 3 s: what lives longer counts as survived, so a score can only be too low.  Left out is what would die, or live, without a
 test of what is computed: replacements that floats and tensors refuse (shifts, bits) or that style forbids (`is` for `==`), annotations,
 the bare `*` of a signature, which is no product, and zip's `strict`, which is an assertion.
 
@@ -48,7 +48,7 @@ TESTS = {
     "solvers": "cost solvers nuclear smooth monitor paths portfolio reduction relaxation restricted branch",
     "claims": "claims claims_all claims_checks claims_command claims_domains claims_intervals own_network planted search",
 }
-SLOW = 5.0  # seconds on a core, under coverage, of a test that no mutant waits for
+SLOW = 3.0  # seconds on a core, under coverage, of a test that no mutant waits for
 REFUSED = {"RShift", "LShift", "BitOr", "BitAnd", "BitXor", "Mod", "Is", "IsNot", "Invert", "UAdd"}
 KEPT = ("Is_IsNot", "IsNot_Is", "BitAnd_BitOr", "BitOr_BitAnd")
 
