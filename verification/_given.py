@@ -25,7 +25,7 @@ from linconv.hypotheses import Hypothesis, audit
 
 Event: TypeAlias = Check | Note | Progress
 
-ModulePath = Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"]
+ModulePath = Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"] | None
 InputShape = Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images; a LinearCNN knows"] | None
 SMALL = strategies.linear_cnns(grid=strategies.grids(max_dims=2, max_sites=9), max_depth=3, max_channels=2, max_outputs=2)
 Net = Annotated[nn.Module, SMALL, "the same from Python: the network itself"] | None  # and a search variable of --falsify
@@ -67,7 +67,7 @@ def none_known(_: Given) -> Iterator[Event]:
 def on_given_network(
     theorem: Callable[[Given], Iterator[Event]],
     net: nn.Module | None,
-    module: str,
+    module: str | None,
     input_shape: tuple[int, ...] | None,
     generator: torch.Generator,
     *,
@@ -79,7 +79,7 @@ def on_given_network(
 
     Before the latter comes what holds in its place, `nearest`.
     """
-    own = load_network(module) if net is None else net
+    own = load_network(module or "") if net is None else net
     if isinstance(own, lc.LinearCNN):  # it knows; in a search the flag is drawn apart from the network
         input_shape = (own.weights[0].shape[1], *own.grid)
     elif input_shape is None:
@@ -153,7 +153,7 @@ def _without_biases(given: Given, same: Callable[..., Iterator[Event]]) -> Itera
             yield Note(f"it cannot be run: {' '.join(str(error).split())}")
             return
         yield agree("f(x) − f(0) without biases", observed, weights(x), size=math.prod(given.input_shape), scale=scale)
-    for event in same(weights, "", given.input_shape, given.generator):
+    for event in same(weights, None, given.input_shape, given.generator):
         if isinstance(event, Check) and event.outcome == "not applicable":  # said of the module as it is, by the caller
             return
         yield event

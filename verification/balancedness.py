@@ -60,7 +60,7 @@ def claim(
     weight_decay: Annotated[float, Interval(ge=0.01, le=0.2), "weight decay λ"] = 0.05,
     steps: Annotated[int, Interval(ge=10, le=1000), "steps of gradient descent at the largest step size"] = 40,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of weights, images and targets"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:

@@ -63,7 +63,7 @@ def claim(
     sites: Annotated[int, Interval(ge=5, le=12), "sites of the one-dimensional grid"] = 7,
     starts: Annotated[int, Interval(ge=1, le=100), "random starts of the search over kernels"] = 8,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the predictors and starts"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:

@@ -81,7 +81,7 @@ def claim(
     ] = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0),
     points: Annotated[int, Between(ge=6, le=1000), "exponents α of the map, from −1 to 4"] = 21,
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of images, deformations and networks"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Figure | Note | Progress]:

@@ -43,7 +43,7 @@ def claim(
     grid: Annotated[tuple[Annotated[int, Interval(ge=2, le=12)], ...], Len(1, 3), "sites in each dimension, H W"] = (4, 5),
     deepest: Annotated[int, Interval(ge=1024, le=65536), "greatest depth of the formula"] = 4096,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the ranks and blocks"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:

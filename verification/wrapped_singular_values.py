@@ -53,7 +53,7 @@ def claim(
     largest: Annotated[int, Interval(ge=3, le=8), "largest side of the random grids"] = 7,
     draws: Annotated[int, Interval(ge=1, le=50), "random kernels in each dimension and of each kind of kernel"] = 4,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of grids and kernels"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:
