@@ -56,9 +56,10 @@ def forked(folder: Path, work: Callable[[], int], *, cpu: float, wall: float) ->
 
 
 class Recorder:
-    """A plugin of pytest: which lines of the sources each test runs, and its seconds on a core."""
+    """A plugin of pytest: which lines of the sources each test runs, and its seconds on a core; beyond `most` it is ended and left out."""
 
-    def __init__(self, sources: Iterable[str]) -> None:
+    def __init__(self, sources: Iterable[str], most: float) -> None:
+        self.most = most
         self.coverage = coverage.Coverage(data_file=None, include=list(sources), config_file=False)
         self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
@@ -67,10 +68,16 @@ class Recorder:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         start = sum(os.times()[:4])
         self.coverage.switch_context(item.nodeid)
+        signal.signal(signal.SIGPROF, self.end)
+        signal.setitimer(signal.ITIMER_PROF, self.most)
         result = yield
+        signal.setitimer(signal.ITIMER_PROF, 0)
         self.coverage.switch_context("")
         self.seconds[item.nodeid] = sum(os.times()[:4]) - start
         return result
+
+    def end(self, *_: object) -> None:
+        pytest.fail(f"more than {self.most:g} s")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed |= {report.nodeid} if report.failed else set()
@@ -89,17 +96,17 @@ class Recorder:
         return code
 
 
-def record_tests(files: Iterable[str], sources: list[str], folder: Path, kept: Path) -> Record:
+def record_tests(files: Iterable[str], sources: list[str], most: float, folder: Path, kept: Path) -> Record:
     """The record of test files in the folder, a copy of the project; kept, and made anew where the sources or the file have changed."""
     for name in ("torch", "sympy", "cvxpy", "scipy.stats"):
         importlib.import_module(name)  # once, and not in every fork
     known = json.loads(kept.read_text()) if kept.exists() else {}
     record = {}
     for file in files:
-        key = hashlib.sha256(b"".join((folder / path).read_bytes() for path in [*sources, file])).hexdigest()
+        key = hashlib.sha256(b"".join((folder / path).read_bytes() for path in [*sources, file]) + str(most).encode()).hexdigest()
         if known.get(file, {}).get("key") != key:
             print(f"recording {file}", flush=True)
-            code = forked(folder, partial(Recorder(sources).record, file, folder / "record"), cpu=3600, wall=36000)
+            code = forked(folder, partial(Recorder(sources, most).record, file, folder / "record"), cpu=3600, wall=36000)
             if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
                 sys.exit(f"{file}: expected tests that run, got exit code {code}:\n{(folder / 'log').read_text()[-2000:]}")
             known[file] = {"key": key} | json.loads((folder / "record").read_text())
@@ -107,7 +114,7 @@ def record_tests(files: Iterable[str], sources: list[str], folder: Path, kept: P
             kept.write_text(json.dumps(known))
         record[file] = known[file]
         for test in record[file]["failed"]:
-            print(f"left out, for it fails before anything is changed: {test}", flush=True)
+            print(f"left out, for it takes too long, or fails before anything is changed: {test}", flush=True)
     return record
 
 

@@ -26,6 +26,7 @@ from linconv.validation import (
 
 # Full-size kernels on small grids run several times faster as one product with the block-circulant matrix, up to this size.
 DENSE_ENTRIES = 2**24
+PRINTED = 24  # numbers up to which the representation of a network has its weights
 CONVOLUTIONS = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}
 
 
@@ -188,4 +189,7 @@ class LinearCNN(nn.Module):
 
     def extra_repr(self) -> str:
         shapes = [tuple(w.shape) for w in self.layers]
-        return f"{shapes[0][1]} → {shapes[-1][0]}, grid={self.grid}, depth={self.depth}, weights={shapes}"
+        # Of a minimal counterexample the numbers are what one wants to see.
+        few = sum(w.numel() for w in self.layers) <= PRINTED
+        entries = "".join(f"\n{w.tolist()}" for w in self.layers) if few else ""
+        return f"{shapes[0][1]} → {shapes[-1][0]}, grid={self.grid}, depth={self.depth}, weights={shapes}{entries}"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linconv.claims import Check, agree, check, control
-from linconv.claims.domains import DomainError, parameters_of, validated
+from linconv.claims.signatures import DomainError, parameters_of, validated
 from linconv.claims.subject import flags_of
 
 Side = Annotated[int, Ge(2), Lt(9)]

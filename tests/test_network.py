@@ -473,3 +473,11 @@ def test_a_module_that_stands_twice_counts_twice() -> None:
     net, x = lc.from_torch(module, (2, 4, 3)), torch.randn(5, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert net.depth == 3
     torch.testing.assert_close(net(x), module(x))
+
+
+def test_small_networks_show_their_weights() -> None:
+    small = lc.LinearCNN.from_weights([torch.tensor([[[1.0, -0.5]]]), torch.tensor([[[2.0, 3.0]]])], (2,))
+    assert "weights=[(1, 1, 2), (1, 1, 2)]\n" in repr(small)
+    assert "[[[1.0, -0.5]]]" in repr(small)
+    assert "[[[2.0, 3.0]]]" in repr(small)
+    assert "[[[" not in repr(lc.LinearCNN(3, (4,), 5, (4, 5)))

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import linconv as lc
+from linconv.claims import Check, Verdict
 from linconv.claims.subject import subject_of
 from linconv.hypotheses import audit, hidden_kernel
-from linconv.network import circular_convolution
+from verification import balancedness, wrapped_singular_values
 
 SHAPE = (2, 4, 3)
 HYPOTHESES = ["bias-free", "stride 1", "same size", "circular", "full kernel", "dense"]
@@ -158,6 +159,104 @@ def test_no_nearer_form_where_layers_are_counted_otherwise(rest: tuple[nn.Module
     verdict = lc.check("theorem410", net=net, input_shape=SHAPE)
     assert verdict.verdict == "NOT APPLICABLE"
     assert not any(check.name.startswith("nearest form") for check in verdict.checks)
+
+
+def nearest(verdict: Verdict) -> list[Check]:
+    return [check for check in verdict.checks if "nearest form" in check.name]
+
+
+@pytest.mark.parametrize("name", ["theorem410", "convolution_theorem", "rank_limit", "kernel_size", "linear_relative_stability"])
+def test_with_biases_a_theorem_speaks_of_the_value_less_that_at_0(name: str) -> None:
+    verdict = lc.check(name, net=network(conv(2, 2, bias=True), bias=True), input_shape=SHAPE)
+    assert verdict.verdict == "NOT APPLICABLE"
+    assert verdict.reason.count("not bias-free") == 2
+    names = [check.name for check in verdict.checks]
+    assert "f(x) − f(0) without biases" in names
+    assert len(names) > names.index("the module computes ⟨β, x⟩") + 2  # what the theorem checks of the weights alone
+    assert all(check.outcome in ("pass", "not applicable") for check in verdict.checks)
+
+
+def usual() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.LeakyReLU(0.1), nn.MaxPool2d((2, 1)), conv(4, 6, (1, 2), groups=2, bias=True))
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)).double()
+
+
+def test_channels_of_rectified_networks_are_balanced_along_their_own_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Du, Hu, Lee: with strides, zeros around the image, groups, biases and pooling."""
+    found = lc.check("balancedness", net=usual(), input_shape=SHAPE)
+    assert found.verdict == "NOT APPLICABLE"
+    assert [check.passed for check in nearest(found)] == [True, True]
+    # The outgoing weights in the order of another group: the law does not hold of the wrong channels.
+    right = balancedness.outgoing
+    monkeypatch.setattr(balancedness, "outgoing", lambda *arguments: right(*arguments).roll(1))
+    wrong = lc.check("balancedness", net=usual(), input_shape=SHAPE)
+    assert all(check.outcome == "fail" and check.violation > 1e3 for check in nearest(wrong))
+
+
+@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.BatchNorm2d(2), nn.Softplus()])
+def test_no_law_is_claimed_where_a_layer_between_does_not_commute_with_factors(between: nn.Module) -> None:
+    found = lc.check("balancedness", net=nn.Sequential(conv(2, 2), between, nn.Flatten(), nn.Linear(24, 3)), input_shape=SHAPE)
+    assert found.verdict == "NOT APPLICABLE"
+    assert not nearest(found)
+    assert any("none is known" in note.text for note in found.notes)
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 0}, {"padding": 1, "stride": 2}, {"padding": (2, 0), "dilation": (1, 2)}])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_padded_convolutions_are_parts_of_wrapped_ones(options: dict[str, object], groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, (3, 2), groups=groups, **options), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))  # type: ignore[arg-type]
+    net(torch.zeros(1, 2, 6, 5))
+    (check,) = nearest(lc.check("wrapped_singular_values", net=net, input_shape=(2, 6, 5)))
+    assert check.passed
+    right = wrapped_singular_values.on_larger_grid
+    monkeypatch.setattr(wrapped_singular_values, "on_larger_grid", lambda layer, grid: (0.3 * right(layer, grid)[0], grid))
+    (check,) = nearest(lc.check("wrapped_singular_values", net=net, input_shape=(2, 6, 5)))
+    assert check.outcome == "fail"
+
+
+def test_the_norm_of_a_large_padded_convolution_is_iterated(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = nearest(lc.check("wrapped_singular_values", net=usual(), input_shape=SHAPE))
+    monkeypatch.setattr("verification.wrapped_singular_values.DENSE", 0)
+    one = nearest(lc.check("wrapped_singular_values", net=usual(), input_shape=SHAPE))
+    assert len(one) == len(few) == 2
+    assert all(check.passed for check in one)
+
+
+def test_circular_padding_beyond_the_reach_of_the_kernel_has_no_bound() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 2, 1, padding=2, padding_mode="circular"), nn.Flatten(), nn.Linear(112, 3)).double()
+    found = lc.check("wrapped_singular_values", net=net, input_shape=SHAPE)
+    assert found.verdict == "NOT APPLICABLE"
+    assert any("none is known" in note.text for note in found.notes)
+
+
+def test_at_other_depths_brackets_of_nested_kernels_are_in_order() -> None:
+    found = lc.check("kernel_size", net=network(nn.Sequential(conv(2, 2, (2, 1)), conv(2, 2, (2, 1)))), input_shape=SHAPE)
+    assert found.verdict == "NOT APPLICABLE"
+    (check,) = nearest(found)
+    assert check.passed
+    assert len(check.observed) == 2
+    assert sum("taps: " in note.text for note in found.notes) == 3
+
+
+def test_large_images_have_the_checks_that_are_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in (
+        ("kernel_size", "kernel_size.MOST_ROWS"),
+        ("convolution_theorem", "_convolutions.MOST_IMPULSES"),
+        ("linear_relative_stability", "_linear_stability_setting.MOST_IMPULSES"),
+    ):
+        monkeypatch.setattr(f"verification.{limit}", 3)
+        verdict = lc.check(name, net=network(conv(2, 2)), input_shape=SHAPE)
+        assert verdict.holds, verdict
+    assert "one tap and full kernels alone" in lc.check("kernel_size", net=network(conv(2, 2)), input_shape=SHAPE).scope
+
+
+def test_ranks_that_cannot_be_told_have_a_bracket() -> None:
+    weight = torch.diag(torch.tensor([1.0, 1e-12], dtype=torch.float64))[:, :, None] * torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    found = lc.check("rank_limit", net=lc.LinearCNN.from_weights([weight], (3,)))
+    assert found.verdict == "NOT APPLICABLE"
+    assert any("mean rank between 1 and 2" in note.text for note in found.notes)
 
 
 def test_nonlinear_networks_are_not_applicable_by_name() -> None:
@@ -320,7 +419,10 @@ def test_large_convolutions_are_iterated_in_space(monkeypatch: pytest.MonkeyPatc
     verdict = lc.check("wrapped_singular_values", net=network(conv(2, 2)), input_shape=SHAPE)
     assert verdict.holds, verdict
     assert any(check.name == "layer 0: the largest singular value" for check in verdict.checks)
-    monkeypatch.setattr("verification.wrapped_singular_values.circular_convolution", lambda x, w: circular_convolution(x, 1.0001 * w))
+    right = wrapped_singular_values.hidden_layers
+    monkeypatch.setattr(
+        wrapped_singular_values, "hidden_layers", lambda given: [lambda x, layer=layer: 1.0001 * layer(x) for layer in right(given)]
+    )
     assert lc.check("wrapped_singular_values", net=network(conv(2, 2)), input_shape=SHAPE).verdict != "HOLDS"
 
 

@@ -96,6 +96,8 @@ def the_cost_of_two_layers_is_that_of_the_weights(*, beta: Annotated[Tensor, str
     yield agree("cost", representation_cost(beta, 2).lower, 2 * beta.norm())
 
 
+ONE_SEED = ("measure 1e-3", "measure 1e-4", "ratio 0.999")  # they take seconds each
+
 CASES: list[tuple[str, Claim, int, Callable[[dict[str, Any]], bool]]] = [
     ("measure 1e-1", blind(1e-1), 150, lambda w: True),
     ("measure 1e-2", blind(1e-2), 1_500, lambda w: True),
@@ -116,16 +118,18 @@ CASES: list[tuple[str, Claim, int, Callable[[dict[str, Any]], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("claim", "budget", "is_minimal"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_planted_claims_are_refuted_within_their_budget(claim: Claim, budget: int, is_minimal: Callable[[dict[str, Any]], bool]) -> None:
-    for seed in (0, 1):
+@pytest.mark.parametrize(("name", "claim", "budget", "is_minimal"), CASES, ids=[case[0] for case in CASES])
+def test_planted_claims_are_refuted_within_their_budget(
+    name: str, claim: Claim, budget: int, is_minimal: Callable[[dict[str, Any]], bool]
+) -> None:
+    for seed in (0,) if name in ONE_SEED else (0, 1):
         verdict = falsify(claim, budget=budget, seed=seed)
         assert verdict.verdict == "REFUTED", verdict.reason + verdict.scope
         assert verdict.witness is not None
         assert is_minimal(verdict.witness), verdict.witness
 
 
-@pytest.mark.parametrize("claim", [blind(1e-2), narrow(1e-2), a_convolution_loses_a_thousandth])
+@pytest.mark.parametrize("claim", [blind(1e-2), narrow(1e-2), the_cost_of_two_layers_is_that_of_the_weights])
 def test_a_search_is_determined_by_its_seed(claim: Claim) -> None:
     first, second = (falsify(claim, budget=1500, seed=3) for _ in range(2))
     assert (first.verdict, first.reason) == (second.verdict, second.reason)

@@ -42,12 +42,12 @@ from linconv.claims.ascent import ascend
 from linconv.claims.budgets import Budget, read_budget
 from linconv.claims.checks import DrawingError
 from linconv.claims.compass import climb
-from linconv.claims.domains import parameters_of
 from linconv.claims.drawing import Violated, explore, first_examples, space_of
 from linconv.claims.output import to_json
 from linconv.claims.ranges import at_random, boundary, ends, simpler
 from linconv.claims.runner import arguments_of
 from linconv.claims.shrinking import shrunk
+from linconv.claims.signatures import parameters_of
 from linconv.claims.structured import structured
 from linconv.claims.subject import subject_of
 from linconv.network import LinearCNN, circular_convolution

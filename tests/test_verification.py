@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 import linconv as lc
-from linconv.claims.domains import validated
 from linconv.claims.output import to_json
+from linconv.claims.signatures import validated
 from linconv.claims.subject import subject_of
 from linconv.claims.verdict import Verdict
 

@@ -18,6 +18,7 @@ from verification._given import Given
 
 IMAGES = 4
 MOST_NUMBERS = 4096
+MOST_IMPULSES = 1024
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -82,14 +83,18 @@ class Draw:
 
 
 def as_matrix(given: Given) -> Network:
-    """A given network with images; the matrix is what the module itself, in space, makes of every unit impulse."""
+    """A given network with images; the matrix is what the module itself, in space, makes of every unit impulse, or its gradient."""
     numbers = math.prod(given.input_shape)
     if numbers > MOST_NUMBERS:
         raise UsageError(f"input_shape: expected at most {MOST_NUMBERS} numbers in an image, so that its matrix fits, got {numbers}")
-    with torch.no_grad():
-        answers = given.module(torch.eye(numbers, dtype=torch.float64).reshape(-1, *given.input_shape))
+    if numbers <= MOST_IMPULSES:
+        with torch.no_grad():
+            matrix = given.module(torch.eye(numbers, dtype=torch.float64).reshape(-1, *given.input_shape)).T
+    else:
+        images = torch.zeros(given.net.weights[-1].shape[0], *given.input_shape, dtype=torch.float64, requires_grad=True)
+        matrix = torch.autograd.grad(given.module(images).diagonal().sum(), images)[0].flatten(1)
     x = torch.randn(IMAGES, *given.input_shape, dtype=torch.float64, generator=given.generator)
-    return Network(given.net, x, answers.T.numpy())
+    return Network(given.net, x, matrix.numpy())
 
 
 def stack(values: Iterable[Any]) -> Any:

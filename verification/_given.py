@@ -1,14 +1,16 @@
 """A network of the user's own as a claim is given it: read, audited by name, imported, and compared with its import.
 
 A claim takes it by the three parameters below and hands them to `on_given_network`; what the theorem says of it is the claim's business.
+Where a hypothesis fails, what holds instead comes before NOT APPLICABLE: the theorem without the biases, or the claim's own nearest form.
 """
 
 import copy
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -23,7 +25,7 @@ from linconv.hypotheses import Hypothesis, audit
 
 Event: TypeAlias = Check | Note | Progress
 
-ModulePath = Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"]
+ModulePath = Annotated[str, "a network of your own, path/to/file.py:name: it is audited, and the theorem is checked on it"] | None
 InputShape = Annotated[tuple[Annotated[int, Interval(ge=1, le=4096)], ...], Len(2, 4), "C H W of its images; a LinearCNN knows"] | None
 SMALL = strategies.linear_cnns(grid=strategies.grids(max_dims=2, max_sites=9), max_depth=3, max_channels=2, max_outputs=2)
 Net = Annotated[nn.Module, SMALL, "the same from Python: the network itself"] | None  # and a search variable of --falsify
@@ -35,13 +37,19 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class Given:
-    """A module that is a linear CNN and computes what its import does; both in double precision, copies of the user's."""
+    """A module and, where it is a linear CNN, its import, which computes the same; both in double precision, copies of the user's."""
 
     module: nn.Module
-    net: lc.LinearCNN
+    imported: lc.LinearCNN | None
     input_shape: tuple[int, ...]
     missing: tuple[Hypothesis, ...]
     generator: torch.Generator
+
+    @property
+    def net(self) -> lc.LinearCNN:
+        """The import, of which theorems speak; a nearest form has to ask whether there is one."""
+        assert self.imported is not None
+        return self.imported
 
     @property
     def squares(self) -> float:
@@ -52,22 +60,26 @@ class Given:
         return any(hypothesis.name == name for hypothesis in self.missing)
 
 
+def none_known(_: Given) -> Iterator[Event]:
+    yield Note("nearest form: none is known")
+
+
 def on_given_network(
     theorem: Callable[[Given], Iterator[Event]],
     net: nn.Module | None,
-    module: str,
+    module: str | None,
     input_shape: tuple[int, ...] | None,
     generator: torch.Generator,
     *,
     needs: Collection[str] = (),
     least_depth: int = 1,
-    nearest: Callable[[Given], Iterator[Event]] = lambda _: iter(()),
+    nearest: Callable[[Given], Iterator[Event]] = none_known,
 ) -> Iterator[Event]:
     """The audit, then what the theorem says; NOT APPLICABLE by name where it is no linear CNN or lacks one of the `needs` of the theorem.
 
     Before the latter comes what holds in its place, `nearest`.
     """
-    own = load_network(module) if net is None else net
+    own = load_network(module or "") if net is None else net
     if isinstance(own, lc.LinearCNN):  # it knows; in a search the flag is drawn apart from the network
         input_shape = (own.weights[0].shape[1], *own.grid)
     elif input_shape is None:
@@ -78,25 +90,25 @@ def on_given_network(
         raise UsageError(str(error)) from error
     yield from described(found)
     missing = tuple(h for h in found if not h.holds)
-    imported = _imported(own, input_shape, missing)
-    if isinstance(imported, Check):
-        yield imported
+    given = Given(copy.deepcopy(own).double().requires_grad_(), None, input_shape, missing, generator)
+    if any(h.linear for h in missing):
+        if all(h.name == "bias-free" for h in missing if h.linear):
+            same = partial(on_given_network, theorem, needs=needs, least_depth=least_depth, nearest=nearest)
+            yield from _without_biases(given, same)
+        else:
+            yield from nearest(given)
+        yield not_applicable("linear CNN", lacking(h for h in missing if h.linear or h.name in needs))
         return
-    if not bool(lc.frequency_blocks(imported).values.any()):
-        yield not_applicable("a function", "the network computes 0, of which nothing can be tested")
+    imported = yield from _imported(own, given)
+    if imported is None:
         return
-    compared = list(map_checks(own, imported, input_shape, generator))
-    if not compared[0].passed:  # a fault of the import, or of the module, and not of the theorem
-        yield not_applicable("linear CNN", f"the module does not compute what its layers say: relative error {compared[0].error:.1e}")
-        return
-    yield from compared
-    given = Given(copy.deepcopy(own).double().requires_grad_(), imported, input_shape, missing, generator)
-    lacking = [h for h in missing if h.name in needs]
-    if lacking:
+    given = replace(given, imported=imported)
+    if any(h.name in needs for h in missing):
         yield from nearest(given)
-        yield not_applicable("hypotheses", "; ".join(f"{h.layer}: not {h.name} ({h.found})" for h in lacking))
+        yield not_applicable("hypotheses", lacking(h for h in missing if h.name in needs))
         return
     if imported.depth < least_depth:
+        yield from none_known(given)
         yield not_applicable("depth", f"expected at least {least_depth} layers, got {imported.depth}: there is no hidden convolution")
         return
     widths = "→".join(str(n) for n in (input_shape[0], *(w.shape[0] for w in imported.weights)))
@@ -106,6 +118,49 @@ def on_given_network(
         in_scope=True,
     )
     yield from theorem(given)
+
+
+def _imported(own: nn.Module, given: Given) -> Generator[Event, None, lc.LinearCNN | None]:
+    """The network in double precision, after checks that it computes what the module does; None where it does not, or computes nothing."""
+    try:
+        net = (copy.deepcopy(own) if isinstance(own, lc.LinearCNN) else lc.from_torch(own, given.input_shape)).double()
+    except lc.NotLinearCNNError as error:
+        yield not_applicable("linear CNN", str(error))
+        return None
+    if not bool(lc.frequency_blocks(net).values.any()):
+        yield not_applicable("a function", "the network computes 0, of which nothing can be tested")
+        return None
+    compared = list(map_checks(own, net, given.input_shape, given.generator))
+    if not compared[0].passed:  # a fault of the import, or of the module, and not of the theorem
+        yield not_applicable("linear CNN", f"the module does not compute what its layers say: relative error {compared[0].error:.1e}")
+        return None
+    yield from compared
+    return net
+
+
+def _without_biases(given: Given, same: Callable[..., Iterator[Event]]) -> Iterator[Event]:
+    """What holds of a linear CNN with biases: f(x) − f(0) is computed by its weights alone, of which the theorem speaks."""
+    weights = copy.deepcopy(given.module)
+    for layer in weights.modules():
+        if getattr(layer, "bias", None) is not None:
+            layer.register_parameter("bias", None)
+    yield Note("nearest form: f(x) − f(0) is what the module computes without its biases; what follows is about that", in_scope=True)
+    x = torch.randn(IMAGES, *given.input_shape, dtype=torch.float64, generator=given.generator)
+    with torch.no_grad():
+        try:
+            observed, scale = given.module(x) - given.module(torch.zeros_like(x)), float(given.module(x).abs().max())
+        except RuntimeError as error:
+            yield Note(f"it cannot be run: {' '.join(str(error).split())}")
+            return
+        yield agree("f(x) − f(0) without biases", observed, weights(x), size=math.prod(given.input_shape), scale=scale)
+    for event in same(weights, None, given.input_shape, given.generator):
+        if isinstance(event, Check) and event.outcome == "not applicable":  # said of the module as it is, by the caller
+            return
+        yield event
+
+
+def lacking(missing: Iterable[Hypothesis]) -> str:
+    return "; ".join(f"{h.layer}: not {h.name} ({h.found})" for h in missing)
 
 
 def load_network(path: str) -> nn.Module:
@@ -138,17 +193,6 @@ def described(found: Sequence[Hypothesis]) -> Iterator[Note]:
     for layer in dict.fromkeys(h.layer for h in found):
         parts = (f"{h.name} ✓" if h.holds else f"{h.name} ✗ ({h.found})" for h in found if h.layer == layer)
         yield Note(f"{layer}: {', '.join(parts)}")
-
-
-def _imported(net: nn.Module, input_shape: tuple[int, ...], missing: Sequence[Hypothesis]) -> lc.LinearCNN | Check:
-    """The network in double precision, or why no theorem about linear CNNs says anything about the module."""
-    if any(h.linear for h in missing):
-        why = "; ".join(f"{h.layer}: not {h.name} ({h.found})" for h in missing if h.linear)
-        return not_applicable("linear CNN", f"{why}; no form of the theorem is nearer")
-    try:
-        return (copy.deepcopy(net) if isinstance(net, lc.LinearCNN) else lc.from_torch(net, input_shape)).double()
-    except lc.NotLinearCNNError as error:
-        return not_applicable("linear CNN", str(error))
 
 
 def map_checks(net: nn.Module, imported: lc.LinearCNN, input_shape: tuple[int, ...], generator: torch.Generator) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from linconv.claims import Check, Note, Progress, agree, at_most, control
 from linconv.hypotheses import hidden_kernel
 from linconv.solvers import fit
 from verification._branches import branch_checks
-from verification._given import Given
+from verification._given import Given, none_known
 from verification._networks import Run, run
 from verification._setting import prepare
 
@@ -30,8 +30,11 @@ def theorem_on(given: Given) -> Iterator[Check | Note | Progress]:
 
 def nearest_form(given: Given) -> Iterator[Check | Note | Progress]:
     """What holds without free layers: Σ‖w‖² is at least the cost with kernels of that many taps, and with full ones."""
+    if given.imported is None:
+        yield from none_known(given)
+        return
     if any(h.name in ("own weights", "within the grid") or "Linear, Linear" in h.found for h in given.missing):
-        yield Note("no form of the theorem is nearer: its weights would have to be counted another way")
+        yield Note("nearest form: none is known, for its weights would have to be counted another way")
         return
     imported, squares, kernel = given.net, given.squares, hidden_kernel(given.module, given.input_shape)
     beta = lc.frequency_blocks(imported).predictor().detach()

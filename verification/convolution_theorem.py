@@ -60,7 +60,7 @@ def claim(
     dtype: Annotated[Literal["float32", "float64"], "precision of the networks and of their blocks"] = "float64",
     draws: Annotated[int, Interval(ge=1, le=100), "number of random networks in each check"] = 5,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the weights and images"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Figure | Note | Progress]:

@@ -33,7 +33,6 @@ from linconv.claims import (
     Check,
     Note,
     Progress,
-    UsageError,
     agree,
     at_most,
     attains,
@@ -43,8 +42,10 @@ from linconv.claims import (
     predicted_failure,
     proved,
 )
+from linconv.hypotheses import hidden_kernel
 from verification._given import Given, InputShape, ModulePath, Net, on_given_network
 from verification._networks import one_thread
+from verification._own_network import singular_values
 
 Array = np.ndarray
 
@@ -62,7 +63,7 @@ def claim(
     sites: Annotated[int, Interval(ge=5, le=12), "sites of the one-dimensional grid"] = 7,
     starts: Annotated[int, Interval(ge=1, le=100), "random starts of the search over kernels"] = 8,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the predictors and starts"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:
@@ -90,20 +91,45 @@ def claim(
 
 def on_network(given: Given) -> Iterator[Check | Note | Progress]:
     """What the network computes, at depth 2, with nested kernels from one tap to the whole grid."""
-    beta, grid = lc.frequency_blocks(given.net).predictor().detach(), given.net.grid
-    if given.net.depth != 2:
-        yield not_applicable("depth 2", f"the network has {given.net.depth} layers, and larger kernels are compared for two")
-        return
+    beta, grid, depth = lc.frequency_blocks(given.net).predictor().detach(), given.net.grid, given.net.depth
     if math.prod(grid) == 1:
         yield not_applicable("more than one site", "on one site all kernels have one tap")
         return
-    rows = beta.shape[1] * math.prod(grid)
-    if rows > MOST_ROWS:
-        raise UsageError(f"input_shape: expected at most {MOST_ROWS} numbers in an image, whose programmes take a minute, got {rows}")
     beta = beta / beta.norm()  # costs of depth 2 are homogeneous, and a conic solver's accuracy is not
+    small = beta.shape[1] * math.prod(grid) <= MOST_ROWS
     yield Progress("bounds for each kernel size")
-    yield from monotone_checks("given network", beta, list(dict.fromkeys(tuple(min(k, n) for n in grid) for k in range(1, max(grid) + 1))))
-    yield from one_tap_checks([beta])
+    if depth != 2:
+        own = [hidden_kernel(given.module, given.input_shape)] if small else []
+        yield from nested_checks(beta, depth, list(dict.fromkeys([(1,) * len(grid), *own, grid])))
+        yield not_applicable("depth 2", f"the network has {depth} layers, and larger kernels are compared for two")
+    elif small:
+        kernels = [tuple(min(k, n) for n in grid) for k in range(1, max(grid) + 1)]
+        yield from monotone_checks("given network", beta, list(dict.fromkeys(kernels)))
+        yield from one_tap_checks([beta])
+    else:
+        yield Note(f"one tap and full kernels alone: programmes between are for images of at most {MOST_ROWS} numbers", in_scope=True)
+        yield from end_checks(beta)
+        yield from one_tap_checks([beta])
+
+
+def nested_checks(beta: Tensor, depth: int, kernels: list[tuple[int, ...]]) -> Iterator[Check | Note]:
+    """The nearest form: at every depth a smaller kernel is a larger one with zeros, so that proved brackets are in order."""
+    costs = [lc.representation_cost(beta, depth, kernel_size=k) for k in kernels]
+    for kernel, cost in zip(kernels, costs, strict=True):
+        yield Note(f"depth {depth}, {'×'.join(map(str, kernel))} taps: {cost.lower:.6g} to {cost.upper:.6g}")
+    lower, upper = [cost.lower for cost in costs[1:]], [cost.upper for cost in costs[:-1]]
+    yield at_most(f"nearest form: at depth {depth} a larger kernel costs at most as much", lower, upper, size=beta.numel())
+
+
+def end_checks(beta: Tensor) -> Iterator[Check]:
+    """The least and the largest kernel, whose costs are formulas."""
+    one, full = (lc.representation_cost(beta, 2, kernel_size=k).lower for k in ((1,) * (beta.ndim - 2), tuple(beta.shape[2:])))
+    yield at_most("given network: full kernels cost at most what one tap does", full, one, size=beta.numel())
+    if one > (1 + 1e-3) * full:
+        yield control("given network: one tap costs at most what full kernels do", at_most("", one, full, size=beta.numel()))
+    expected = schatten(singular_values(beta), 2) / math.prod(beta.shape[2:])
+    yield agree("given network: full kernels cost what the formula says", full, expected, size=beta.numel())
+    yield control("given network: 1/D dropped", agree("", full, math.prod(beta.shape[2:]) * expected, size=beta.numel()))
 
 
 def monotone_checks(label: str, beta: Tensor, kernels: list[tuple[int, ...]]) -> Iterator[Check | Note]:

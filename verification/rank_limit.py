@@ -43,7 +43,7 @@ def claim(
     grid: Annotated[tuple[Annotated[int, Interval(ge=2, le=12)], ...], Len(1, 3), "sites in each dimension, H W"] = (4, 5),
     deepest: Annotated[int, Interval(ge=1024, le=65536), "greatest depth of the formula"] = 4096,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the ranks and blocks"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:
@@ -78,6 +78,8 @@ def on_network(given: Given) -> Iterator[Check | Note | Progress]:
     relative = sigma / sigma.max()
     unclear = relative[(relative > ZERO) & (relative < SMALLEST)]
     if unclear.size:
+        low, high = ((relative >= end).sum() / sigma[..., 0].size for end in (SMALLEST, ZERO))
+        yield Note(f"nearest form: R_L/L tends to a mean rank between {low:g} and {high:g}, whatever those singular values are")
         yield not_applicable("rank", f"a singular value is {unclear.max():.1e} of the largest: neither zero nor not in double precision")
         return
     kept = relative >= SMALLEST

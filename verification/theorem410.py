@@ -66,7 +66,7 @@ def claim(
     loss: Annotated[Literal["squared", "cross-entropy", "logistic"], "loss of the outputs; cross-entropy is that of softmax"] = "squared",
     whiten: Annotated[bool, "whiten the images (default: for squared error at depth ≥ 3, whose optimum is then certified)"] | None = None,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of the samples and of the random starts"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Annotated[nn.Module | None, "the same from Python: the network itself"] = None,
 ) -> Iterator[Check | Figure | Note | Progress]:

@@ -7,14 +7,21 @@ $$\sigma(W_w) \;=\; \bigcup_u \sigma(\hat w_u), \qquad \|W_w\| = \max_u \|\hat w
 
 counted with multiplicity, W being the block-circulant matrix of the convolution on $C_{in} D$ numbers.
 
+A convolution that pads with p zeros on a side, or with none, and has any stride is a part of the rows and columns of a circular one on a
+grid larger by 2p: each of its singular values, in order, is at most that of the larger grid. Of the layers of a given network that is no
+linear CNN this is what is checked.
+
 Source: Sedghi, Gupta, Long, The singular values of convolutional layers, arXiv 1805.10408, for kernels no wider than the grid.
 Here W is built tap by tap, the library's values are compared with its dense singular values, enclosed, and on four sites, whose
 roots of unity are Gaussian integers, compared as polynomials with integer coefficients.
 """
 
+import copy
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import sympy
@@ -22,17 +29,19 @@ import torch
 from annotated_types import Interval
 from jaxtyping import Float, Int
 from scipy.sparse.linalg import LinearOperator, svds
-from torch import Tensor
+from torch import Tensor, nn
 
 import linconv as lc
 from linconv import witnesses
 from linconv.claims import Check, Note, Progress, agree, at_most, control, main, proved
 from linconv.network import circular_convolution
-from verification._given import Given, InputShape, ModulePath, Net, on_given_network
+from linconv.torch_import import leaves
+from verification._given import Given, InputShape, ModulePath, Net, none_known, on_given_network
 
 Array = np.ndarray
 
 FAST = {"draws": 1, "largest": 4}
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 DENSE = 400_000  # entries of a dense matrix whose singular values take a second
 MOST_SITES = 60  # of a random grid: its dense matrix has at most 240 rows
 
@@ -44,12 +53,13 @@ def claim(
     largest: Annotated[int, Interval(ge=3, le=8), "largest side of the random grids"] = 7,
     draws: Annotated[int, Interval(ge=1, le=50), "random kernels in each dimension and of each kind of kernel"] = 4,
     seed: Annotated[int, Interval(ge=0, le=10**6), "seed of grids and kernels"] = 0,
-    module: ModulePath = "",
+    module: ModulePath = None,
     input_shape: InputShape = None,
     net: Net = None,
 ) -> Iterator[Check | Note | Progress]:
     if net is not None or module:
-        yield from on_given_network(on_network, net, module, input_shape, torch.Generator().manual_seed(seed), least_depth=2)
+        generator = torch.Generator().manual_seed(seed)
+        yield from on_given_network(on_network, net, module, input_shape, generator, least_depth=2, nearest=padded)
         return
     generator = torch.Generator().manual_seed(seed)
     channels = (out_channels, in_channels)
@@ -65,13 +75,14 @@ def claim(
 
 def on_network(given: Given) -> Iterator[Check | Progress]:
     """Every hidden convolution: all singular values where the dense matrix is small, else the largest, met by iteration in space."""
-    for i, weight in enumerate(w.detach() for w in given.net.weights[:-1]):
+    for i, layer in enumerate(hidden_layers(given)):
+        weight = given.net.weights[i].detach()
         case = (weight, given.net.grid)
         yield Progress(f"layer {i}")
         if weight.shape[0] * weight.shape[1] * math.prod(given.net.grid) ** 2 <= DENSE:
             yield from value_checks(f"layer {i}", [case])
         else:
-            yield from norm_checks(f"layer {i}", *case)
+            yield from norm_checks(f"layer {i}", *case, layer)
         values, sites, observed = lc.conv_singular_values(*case), math.prod(given.net.grid), kernel_norm(*case)
         wrong = {"scaled by 1.01": 1.01 * values} | ({"orthonormal transform": values / math.sqrt(sites)} if sites > 1 else {})
         for name, found in wrong.items():
@@ -83,25 +94,101 @@ def kernel_norm(kernel: Tensor, grid: tuple[int, ...]) -> float:
     return float((kernel_on(kernel, grid) ** 2).sum()) * math.prod(grid)
 
 
-def norm_checks(label: str, kernel: Tensor, grid: tuple[int, ...]) -> Iterator[Check]:
-    """‖W‖ by Lanczos iterations with the convolution and its adjoint in space, and ‖W‖_F."""
+def hidden_layers(given: Given) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The module's own hidden convolutions, in space."""
+    if isinstance(given.module, lc.LinearCNN):
+        yield from (partial(circular_convolution, weight=w.detach()) for w in given.module.weights[:-1])
+    else:
+        yield from (layer for _, layer in leaves(given.module) if isinstance(layer, Conv))
 
-    def forward(x: Array) -> Array:
-        image = torch.from_numpy(x).reshape(1, kernel.shape[1], *grid)
-        return np.asarray(circular_convolution(image, kernel).numpy().ravel())
 
-    def adjoint(y: Array) -> Array:
-        image = torch.zeros(1, kernel.shape[1], *grid, dtype=torch.float64, requires_grad=True)
-        product = (circular_convolution(image, kernel).flatten() * torch.from_numpy(y).flatten()).sum()
-        return np.asarray(torch.autograd.grad(product, image)[0].numpy().ravel())
-
-    sites = math.prod(grid)
-    shape = (kernel.shape[0] * sites, kernel.shape[1] * sites)
-    operator = LinearOperator(shape, matvec=forward, rmatvec=adjoint, dtype=np.float64)
-    largest = float(svds(operator, k=1, return_singular_vectors=False, random_state=0)[0])
+def norm_checks(label: str, kernel: Tensor, grid: tuple[int, ...], layer: Callable[[Tensor], Tensor]) -> Iterator[Check]:
+    """‖W‖ by iteration with the convolution and its adjoint in space, and ‖W‖_F."""
+    largest = norm_of(layer, (kernel.shape[1], *grid))
     values = lc.conv_singular_values(kernel, grid)
     yield agree(f"{label}: the largest singular value", float(values.max()), largest, tolerance=1e-9, reason="Lanczos, to its own 1e-10")
     yield agree(f"{label}: Σσ² is ‖W‖_F²", float(values.square().sum()), kernel_norm(kernel, grid), size=kernel.numel())
+
+
+def norm_of(layer: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:
+    """The norm of a linear map of images of this shape, by Lanczos iterations."""
+    image = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
+
+    def forward(x: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(layer(torch.from_numpy(x).reshape(image.shape)).numpy().ravel())
+
+    def adjoint(y: Array) -> Array:
+        product = (layer(image).flatten() * torch.from_numpy(y).flatten()).sum()
+        return np.asarray(torch.autograd.grad(product, image)[0].numpy().ravel())
+
+    sizes = (forward(np.zeros(image.numel())).size, image.numel())
+    operator = LinearOperator(sizes, matvec=forward, rmatvec=adjoint, dtype=np.float64)
+    return float(svds(operator, k=1, return_singular_vectors=False, random_state=0)[0])
+
+
+def padded(given: Given) -> Iterator[Check | Note | Progress]:
+    """The nearest form: each convolution of the module, alone and without its bias, against a circular one on the larger grid."""
+    met = dict(convolutions(given))
+    if not met:
+        yield from none_known(given)
+    for name, (layer, shape) in met.items():
+        kernel, larger = on_larger_grid(layer, shape[1:])
+        yield Progress(f"layer {name}")
+        bound = in_order(lc.conv_singular_values(kernel, larger)).numpy()
+        rows = layer(torch.zeros(1, *shape, dtype=torch.float64)).numel()
+        if rows * math.prod(shape) <= DENSE:
+            columns = layer(torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)).flatten(1)
+            observed = np.linalg.svd(columns.detach().numpy(), compute_uv=False)
+        else:
+            observed = np.array([norm_of(layer, shape)])
+        label = f"layer {name}: nearest form: singular values at most those on {'×'.join(map(str, larger))} sites"
+        yield at_most(label, observed, bound[: observed.size], size=4096)
+
+
+def convolutions(given: Given) -> Iterator[tuple[str, tuple[Conv, tuple[int, ...]]]]:
+    """By name, without their biases: the convolutions that an image meets of which the nearest form speaks, and the shapes they get."""
+    found = {name: layer for name, layer in given.module.named_modules() if isinstance(layer, Conv)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, x, name=name: shapes.update({name: tuple(x[0].shape[1:])}))
+        for name, layer in found.items()
+    ]
+    with torch.no_grad(), suppress(RuntimeError, ValueError):
+        given.module(torch.zeros(1, *given.input_shape, dtype=torch.float64))
+    for hook in hooks:
+        hook.remove()
+    for name, shape in shapes.items():
+        layer = copy.deepcopy(found[name])
+        layer.register_parameter("bias", None)
+        # Circular padding beyond the kernel's reach repeats rows.
+        once = layer.padding_mode == "circular" and all(m <= s for m, s in zip(paddings_of(layer), spans_of(layer), strict=True))
+        if (once or layer.padding_mode == "zeros") and not layer._forward_hooks and not layer._forward_pre_hooks:
+            yield name, (layer, shape)
+
+
+def on_larger_grid(layer: Conv, grid: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """The kernel with its groups and its dilation as zeros, and the grid with its padding; circular padding needs no larger one."""
+    weight, spans = layer.weight.detach(), spans_of(layer)
+    kernel = torch.zeros(len(weight), layer.in_channels, *(span + 1 for span in spans), dtype=torch.float64)
+    taps = tuple(slice(None, None, d) for d in layer.dilation)
+    rows, columns = len(weight) // layer.groups, layer.in_channels // layer.groups
+    for g in range(layer.groups):
+        kernel[(slice(g * rows, (g + 1) * rows), slice(g * columns, (g + 1) * columns), *taps)] = weight[g * rows : (g + 1) * rows]
+    more = paddings_of(layer) if layer.padding_mode == "zeros" else [0] * len(grid)
+    return kernel, tuple(n + m for n, m in zip(grid, more, strict=True))
+
+
+def spans_of(layer: Conv) -> list[int]:
+    """How far the last tap is from the first."""
+    return [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+
+
+def paddings_of(layer: Conv) -> list[int]:
+    """By how much each side of the grid grows, both ends together."""
+    if layer.padding == "same":
+        return spans_of(layer)
+    return [0] * len(layer.kernel_size) if isinstance(layer.padding, str) else [2 * p for p in layer.padding]
 
 
 def draw(channels: tuple[int, int], dims: int, largest: int, wide: bool, generator: torch.Generator) -> tuple[Tensor, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """Statements that can fail: checks with reasons, wrong variants that must be caught, and a verdict with an exit code.
 
-A claim is a function whose keyword-only parameters carry their domains (see `linconv.claims.domains`) and which yields checks;
+A claim is a function whose keyword-only parameters carry their domains (see `linconv.claims.signatures`) and which yields checks;
 the docstring of its module is the statement. `check` runs it and returns a `Verdict`; `main` makes it a command. Two constants
 of the module are read: `KIND = "empirical"` for an observation that is not a theorem, and `FAST = {…}`, the parameters with which
 `python -m verification --fast` runs it. An interrupted run is INCONCLUSIVE. To begin, copy `verification/_template.py`.

@@ -9,9 +9,9 @@ from typing import Annotated, Any, NoReturn
 
 from linconv.claims.budgets import read_budget
 from linconv.claims.checks import DrawingError, UsageError
-from linconv.claims.domains import Parameter
 from linconv.claims.output import Terminal, to_json, writable, write_json, write_text
 from linconv.claims.runner import arguments_of, checked_seed, decide
+from linconv.claims.signatures import Parameter
 from linconv.claims.subject import Claim, Subject, described, subject_of, versions
 from linconv.claims.verdict import EXIT_CODES, USAGE_ERROR, Verdict
 

@@ -46,9 +46,21 @@ def agree(
 
     left, right = as_values(observed, "observed"), as_values(predicted, "predicted")
     allowed, why, loosened = _tolerance(left, right, size, tolerance, reason)
-    base = Check(name, "invalid", summary(left), summary(right), math.nan, allowed, why, required=required, scope=scope)
-    base = replace(base, draws=_positive(draws, "draws"), p_value=p_value, loosened=loosened)
-    base = replace(base, ascent=signed_error(observed, predicted, scale, two_sided=True))
+    base = Check(
+        name,
+        "invalid",
+        summary(left),
+        summary(right),
+        math.nan,
+        allowed,
+        why,
+        required=required,
+        scope=scope,
+        draws=_positive(draws, "draws"),
+        loosened=loosened,
+        p_value=p_value,
+        ascent=signed_error(observed, predicted, scale, two_sided=True),
+    )
     if left.array.shape != right.array.shape:
         return broken(base, f"shapes differ: observed {left.array.shape}, predicted {right.array.shape}")
     base = replace(base, variants=lambda: _wrong_predictions(again, observed, right))
@@ -87,9 +99,22 @@ def at_most(
 
     left, right = as_values(observed, "observed"), as_values(bound, "bound")
     allowed, why, loosened = _tolerance(left, right, size, tolerance, reason)
-    base = Check(name, "invalid", summary(left), summary(right), math.nan, allowed, why, required=required, scope=scope)
-    base = replace(base, draws=_positive(draws, "draws"), p_value=p_value, loosened=loosened, side="bound")
-    base = replace(base, ascent=signed_error(observed, bound, scale))
+    base = Check(
+        name,
+        "invalid",
+        summary(left),
+        summary(right),
+        math.nan,
+        allowed,
+        why,
+        required=required,
+        scope=scope,
+        draws=_positive(draws, "draws"),
+        loosened=loosened,
+        p_value=p_value,
+        side="bound",
+        ascent=signed_error(observed, bound, scale),
+    )
     if right.array.ndim and left.array.shape != right.array.shape:
         return broken(base, f"shapes differ: observed {left.array.shape}, bound {right.array.shape}")
     base = replace(base, variants=lambda: _wrong_bounds(again, observed, left, right))

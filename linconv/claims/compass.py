@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from linconv.claims.domains import Parameter
 from linconv.claims.drawing import Space
 from linconv.claims.measure import Number
 from linconv.claims.ranges import ends, on_lattice
+from linconv.claims.signatures import Parameter
 
 ROUNDS = 40
 FLAT = 10  # halvings without a way up, after which the place counts as a top

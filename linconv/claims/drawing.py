@@ -22,9 +22,10 @@ from torch import Tensor
 
 from linconv.claims.arguments import tensors_of
 from linconv.claims.checks import DrawingError, NothingDrawn
-from linconv.claims.domains import Domain, Parameter, validated
+from linconv.claims.domains import Domain
 from linconv.claims.measure import Number
 from linconv.claims.ranges import at_random, ends, is_searchable, lengths
+from linconv.claims.signatures import Parameter, validated
 from linconv.claims.subject import Subject
 
 SIMPLEST_ONE_IN = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linconv.claims.arguments import read, written
-from linconv.claims.domains import validated
+from linconv.claims.signatures import validated
 from linconv.claims.subject import Subject, load, subject_of
 
 REPLAYING = "LINCONV_CLAIM_REPLAY"

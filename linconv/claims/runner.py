@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from linconv.claims.arguments import changed, restore, snapshot
 from linconv.claims.budgets import read_budget
 from linconv.claims.checks import Check, Figure, NotApplicable, Note, Progress, UsageError, not_applicable
-from linconv.claims.domains import validated
 from linconv.claims.precision import CONDITIONING, NOT_REACHED, precision_ladder
 from linconv.claims.replay import REPLAYING, replay, replayable
+from linconv.claims.signatures import validated
 from linconv.claims.snippets import snippet
 from linconv.claims.subject import Claim, Subject, subject_of, versions
 from linconv.claims.verdict import NO_CONTROL, REPRODUCE, Status, Verdict, judge, null_model, scope_of

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from linconv.claims.arguments import is_rebuildable, rebuilt, tensors_of
-from linconv.claims.domains import Parameter
 from linconv.claims.drawing import Space, first_examples, fixed_dictionaries
 from linconv.claims.ranges import boundary
+from linconv.claims.signatures import Parameter
 
 SHAPES = 6
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from linconv.claims.arguments import source
 from linconv.claims.budgets import Budget
-from linconv.claims.domains import Parameter, parameters_of
+from linconv.claims.signatures import Parameter, parameters_of
 
 Claim: TypeAlias = Callable[..., Any]
 Kind: TypeAlias = Literal["theorem", "empirical"]
