@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from linconv.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from verification._stability_runs import Architecture
+from verification._stability_presets import Architecture
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY)
 PUBLISHED = 0.2
