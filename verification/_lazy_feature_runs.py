@@ -158,6 +158,14 @@ def roughness(weights: Float[Tensor, "H C y x"]) -> float:
     return float((rows.square().sum() + columns.square().sum()) / weights.square().sum())
 
 
+def shuffled_roughness(weights: Float[Tensor, "H C y x"]) -> float:
+    """Its mean over permutations of the pixels, that of any two pixels in the place of neighbours: it knows each channel's mean alone."""
+    y, x = weights.shape[2:]
+    neighbours = 2 - 1 / y - 1 / x  # pairs over pixels
+    apart = 2 * (weights - weights.mean((2, 3), keepdim=True)).square().sum() / (1 - 1 / (y * x))
+    return float(neighbours * apart / weights.square().sum())
+
+
 def image_run(data: str, side: int, samples: int, width: int, steps: int, seed: int) -> dict[str, float]:
     """One draw of images, two networks from small and from large scale: errors, relative stabilities, roughness of first layers."""
     generator = torch.Generator().manual_seed(seed)
@@ -194,6 +202,7 @@ def image_run(data: str, side: int, samples: int, width: int, steps: int, seed: 
             f"{name} roughness before": roughness(first),
             f"{name} roughness after": roughness(now),
             f"{name} roughness of the change": roughness(now - first),
+            f"{name} roughness of the change, pixels shuffled": shuffled_roughness(now - first),
         }
         if name == "lazy":
             wrong = ShallowNetwork(x[0].numel(), width, y.shape[1], scale=scale, generator=generator, dtype=torch.float32)
