@@ -181,13 +181,14 @@ def shuffled_contrast(weights: Float[Tensor, "H C y x"], generator: torch.Genera
     return sum(contrast(flat[:, :, order].reshape(weights.shape)) for order in orders) / SHUFFLES
 
 
+def pictures(data: str, split: str, samples: int, side: int, generator: torch.Generator) -> images.ImageSet:
+    return images.load(data, split=split, samples=samples, grid=(side, side), dtype=torch.float32, generator=generator)
+
+
 def image_run(data: str, side: int, samples: int, width: int, steps: int, seed: int) -> dict[str, float]:
     """One draw of images, two networks from small and from large scale: errors, relative stabilities, roughness of first layers."""
     generator = torch.Generator().manual_seed(seed)
-    train, test = (
-        images.load(data, split=split, samples=n, grid=(side, side), dtype=torch.float32, generator=generator)
-        for split, n in (("train", samples), ("test", 2 * samples))
-    )
+    train, test = (pictures(data, split, n, side, generator) for split, n in (("train", samples), ("test", 2 * samples)))
     mean = train.images.mean(0)
     size = (train.images - mean).square().sum((1, 2, 3)).mean().sqrt()
     x, z = (train.images - mean) / size, (test.images - mean) / size

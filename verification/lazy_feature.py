@@ -23,11 +23,12 @@ from annotated_types import Interval as Between
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, at_most, control, exceeds, main, predicted_failure, rate
+from linconv.claims import Check, Figure, Note, Progress, agree, at_most, control, exceeds, main, predicted_failure, rate
 from linconv.sphere import arc_cosine_kernel, constant_variation, learning_exponent, min_total_variation, sphere_data, tangent_kernel
 from linconv.statistics import Interval, mean_interval
 from verification import _lazy_feature_runs as runs
 from verification._figure_lazy_feature import figure
+from verification._sweeping import classified
 
 KIND = "empirical"
 FAST = {"dim": 3, "size": 16, "draws": 3, "side": 6, "samples": 40, "steps": 200}
@@ -55,6 +56,8 @@ def claim(
     steps: Annotated[int, Between(ge=10, le=10**6), "largest number of steps of a training"] = 1500,
     seed: Annotated[int, Between(ge=0, le=10**6), "seed of the first draw"] = 0,
 ) -> Iterator[Check | Figure | Note | Progress]:
+    for split, count in (("train", samples), ("test", 2 * samples)):  # now, and not after minutes
+        classified(data, lambda of=split, n=count: runs.pictures(data, of, n, side, torch.Generator().manual_seed(seed)))  # type: ignore[misc]
     yield from theorem_checks(seed)
     sizes = [size // 4, size // 2, size]
     table: list[list[runs.Limits]] = []
@@ -78,10 +81,7 @@ def claim(
     found = []
     for i in range(draws):
         yield Progress(f"networks on {data}", i / draws)
-        try:
-            found.append(runs.image_run(data, side, samples, 200, steps, seed + i))
-        except (ValueError, OSError) as error:
-            raise UsageError(f"data: {error}") from error
+        found.append(runs.image_run(data, side, samples, 200, steps, seed + i))
     yield Note(f"images: {samples} of {data}, {side}×{side}, {draws} draws, width 200", in_scope=True)
     yield from image_checks(found)
     yield Figure("lazy_feature", lambda: figure(table, sizes, fields, FIELDS, middle, WIDTHS, SCALES, found, dim))
