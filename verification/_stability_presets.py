@@ -64,10 +64,11 @@ PRESETS = {
         4,
         (
             Architecture("myrtle", 5, 8),
-            Architecture("conv", 2, 8),
-            Architecture("linear", 2, 8),
-            Architecture("resnet", 8, 8),
-            Architecture("vgg", 11, 8),
+            Architecture("myrtle", 5, 16),
+            *(Architecture("conv", depth, 8) for depth in (2, 3)),
+            *(Architecture("linear", depth, 8) for depth in (2, 3)),
+            *(Architecture("resnet", depth, 8) for depth in (8, 9)),
+            *(Architecture("vgg", depth, 8) for depth in (11, 13)),
         ),
     ),
     "full": Preset(
