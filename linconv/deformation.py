@@ -40,7 +40,7 @@ def temperature_range(n: int, cutoff: int) -> tuple[float, float]:
     >>> [round(t, 8) for t in temperature_range(32, 3)]
     [0.00028295, 0.01304738]
     """
-    size, c = validate_size("n", n), _with_logarithm(cutoff)
+    size, c = _side(n), _with_logarithm(cutoff)
     return 1 / (math.pi * size**2 * math.log(c)), 4 / (math.pi**3 * c**2 * math.log(c))
 
 
@@ -53,7 +53,7 @@ def typical_displacement(temperature: float, n: int, cutoff: int) -> float:
     >>> round(typical_displacement(temperature_range(32, 3)[0], 32, 3), 12)
     0.5
     """
-    t, size, c = validate_number("temperature", temperature), validate_size("n", n), _with_logarithm(cutoff)
+    t, size, c = validate_number("temperature", temperature), _side(n), _with_logarithm(cutoff)
     return size / 2 * math.sqrt(math.pi * t * math.log(c))
 
 
@@ -63,7 +63,7 @@ def typical_temperature(displacement: float, n: int, cutoff: int) -> float:
     >>> round(typical_displacement(typical_temperature(1.0, 32, 3), 32, 3), 12)
     1.0
     """
-    d, size, c = validate_number("displacement", displacement), validate_size("n", n), _with_logarithm(cutoff)
+    d, size, c = validate_number("displacement", displacement), _side(n), _with_logarithm(cutoff)
     return 4 * d**2 / (math.pi * size**2 * math.log(c))
 
 
@@ -275,6 +275,13 @@ def validate_cutoff(cutoff: object) -> int:
     c = validate_size("cutoff", cutoff)
     validate_memory("cutoff", c**2, limit=2**24)
     return c
+
+
+def _side(n: object) -> int:
+    """n of n×n images: the published formulas are about square ones."""
+    if isinstance(n, tuple | list):
+        raise TypeError(f"n: expected the side of square images, whose formula this is, got {n!r}; other grids have displacement_variance")
+    return validate_size("n", n)
 
 
 def _with_logarithm(cutoff: object) -> int:

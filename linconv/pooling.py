@@ -134,12 +134,18 @@ def move_pixels(
         raise ValueError("images: expected one channel, black but for two pixels at 1, as two_pixels makes them; got others")
     values = torch.tensor(validate_moves(moves))
     drawn = values[torch.randint(len(values), (len(images), 2, len(grid)), generator=generator, device=generator.device).cpu()]
-    places = lit[:, 2:].view(-1, 2, len(grid)) + drawn.to(images.device)
-    sizes = torch.tensor(grid, device=images.device)
+    return _images(moved_sites(lit[:, 2:].view(-1, 2, len(grid)), drawn.to(images.device), grid, periodic), grid, images.dtype)
+
+
+def moved_sites(
+    places: Int64[Tensor, "*n dims"], by: Int64[Tensor, "*n dims"], grid: tuple[int, ...], periodic: bool | None
+) -> Int64[Tensor, "*n"]:
+    """The sites, by their index in the flattened grid, to which pixels at `places` move: around, or no farther than the border."""
+    sizes = torch.tensor(grid, device=places.device)
     ring = len(grid) == 1 if periodic is None else periodic
-    places = places % sizes if ring else places.clamp(min=torch.zeros_like(sizes), max=sizes - 1)
-    strides = torch.tensor([math.prod(grid[d + 1 :]) for d in range(len(grid))], device=images.device)
-    return _images((places * strides).sum(2), grid, images.dtype)
+    there = (places + by) % sizes if ring else (places + by).clamp(min=torch.zeros_like(sizes), max=sizes - 1)
+    strides = torch.tensor([math.prod(grid[d + 1 :]) for d in range(len(grid))], device=places.device)
+    return (there * strides).sum(-1)
 
 
 def pooling_solution(kind: Kind, xi: int, *, sites: int = SITES, dtype: torch.dtype = torch.float64) -> nn.Sequential:

@@ -2,8 +2,9 @@ r"""How stable the layers of a network are when two pixels move: exact fractions
 
     D = ⟨‖f(τx) − f(x)‖²⟩ / ⟨‖f(x₁) − f(x₂)‖²⟩
 
-over the l(l − 1)/2 pairs of distinct sites on a ring, all equally likely; the two pixels move independently, and add to 2 where they meet;
-x₁ and x₂ are drawn independently, with replacement.  For k linear layers with the filter [1, 1, 1] (docs/two-pixels.md)
+over the l(l − 1)/2 pairs of distinct sites on a ring, or on a plane, all equally likely; the two pixels move independently, and add to 2
+where they meet; x₁ and x₂ are drawn independently, with replacement.  For k linear layers with the filter [1, 1, 1] on a ring
+(docs/two-pixels.md)
 
     D_k = Σ_q |ŵ|^{2k} S_y / (2 S_x Σ_{q≠0} |ŵ|^{2k}),   S_y = 4(1 − φ) − 2(1 − φ)²/(l − 1),   S_x = 2 − 2/(l − 1),
 
@@ -21,36 +22,45 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from linconv.pooling import SITES, Moves, validate_moves
-from linconv.validation import validate_size
+from linconv.pooling import SITES, Moves, moved_sites, validate_moves
+from linconv.validation import validate_size, validate_sizes
 
 ENUMERABLE = 256  # sites, whose pairs times moves are a few hundred MB at most
 EXACT = 2**53  # up to here float64 holds every integer
 
 
-def two_pixel_deformation_stability(solution: nn.Module, *, moves: Moves = "stay", sites: int = SITES) -> tuple[Fraction, ...]:
+def two_pixel_deformation_stability(
+    solution: nn.Module, *, moves: Moves = "stay", sites: int | tuple[int, ...] = SITES, periodic: bool | None = None
+) -> tuple[Fraction, ...]:
     """Exact D of the input, of each layer after its ReLU, and of the output, in this order.
 
-    `solution` maps images `(N, 1, sites)` to outputs of any shape, image by image, with integer weights, such as one of `pooling_solution`;
-    its layers are the outputs of its `nn.ReLU` modules in the order in which they run.  It is copied, run in float64 on the CPU, where sums
-    of integers are exact, and summed up in integers.  D does not depend on the scale of a layer: multiply rational weights by a common
-    denominator.
+    `solution` maps images `(N, 1, sites)` of a ring to outputs of any shape, image by image, with integer weights, such as one of
+    `pooling_solution`; its layers are the outputs of its `nn.ReLU` modules in the order in which they run.  With `sites=(H, W)` it maps
+    images `(N, 1, H, W)` of a plane of at most 256 sites, where each coordinate of a pixel moves by itself, and stops at the border
+    unless `periodic`: moves, and the default of `periodic`, are those of `move_pixels`.
 
-    Raises `ValueError` for weights or layers that are not integers, for numbers too large to be exact, for a module that does not take such
-    images, and for a layer that is the same for all images, whose D is 0/0.
+    The module is copied, run in float64 on the CPU, where sums of integers are exact, and summed up in integers.  D does not depend on the
+    scale of a layer: multiply rational weights by a common denominator.  Raises `ValueError` for weights or layers that are not integers,
+    for numbers too large to be exact, for a module that does not take such images, and for a layer that is the same for all images, whose
+    D is 0/0.
 
     >>> from linconv.pooling import pooling_solution
     >>> for kind in ("low-frequency", "high-frequency"):
     ...     print(*two_pixel_deformation_stability(pooling_solution(kind, 5)))
     976/1395 2944/11745 5456/25023 124/1095
     976/1395 1760/4023 620/2187 124/1095
+    >>> print(*two_pixel_deformation_stability(nn.ReLU(), sites=(2, 2)))
+    4/3 4/3 4/3
     """
-    steps, ring = validate_moves(moves), validate_sites(sites)
-    pairs, index = all_pairs(ring), _index(ring)
+    grid = validate_plane(sites) if isinstance(sites, tuple | list) else (validate_sites(sites),)
+    steps, total = list(itertools.product(validate_moves(moves), repeat=len(grid))), math.prod(grid)
+    pairs, index = all_pairs(total), _index(total)
     at = index[pairs[:, 0], pairs[:, 1]]
-    moved = [index[(pairs[:, 0] + a) % ring, (pairs[:, 1] + b) % ring] for a, b in itertools.product(steps, steps)]
+    places = torch.cartesian_prod(*map(torch.arange, grid)).view(total, -1)
+    there = [moved_sites(places, torch.tensor(step).expand_as(places), grid, periodic) for step in steps]
+    moved = [index[a[pairs[:, 0]], b[pairs[:, 1]]] for a, b in itertools.product(there, repeat=2)]
     found = []
-    for k, layer in enumerate(integer_layers(solution, ring)):
+    for k, layer in enumerate(integer_layers(solution, grid)):
         change = Fraction(sum(_square(layer[to] - layer[at]) for to in moved), len(moved) * len(at))
         spread = _spread(layer[at])
         if spread == 0:
@@ -68,7 +78,7 @@ def layer_spreads(solution: nn.Module, *, sites: int = SITES) -> tuple[Fraction,
     """
     ring = validate_sites(sites)
     pairs, index = all_pairs(ring), _index(ring)
-    return tuple(_spread(layer[index[pairs[:, 0], pairs[:, 1]]]) for layer in integer_layers(solution, ring))
+    return tuple(_spread(layer[index[pairs[:, 0], pairs[:, 1]]]) for layer in integer_layers(solution, (ring,)))
 
 
 def mean_square_displacement(*, moves: Moves = "stay", sites: int = SITES, distance: int | None = None) -> Fraction:
@@ -138,16 +148,17 @@ def layers_of(net: nn.Module, images: Float[Tensor, "N 1 *grid"]) -> list[Float[
     return layers
 
 
-def integer_layers(solution: nn.Module, sites: int) -> list[Int64[Tensor, "images features"]]:
+def integer_layers(solution: nn.Module, grid: tuple[int, ...]) -> list[Int64[Tensor, "images features"]]:
     """`layers_of` as integers, for all images of two pixels i ≤ j, those in one place included; errors as in the functions above."""
     if not isinstance(solution, nn.Module):
-        raise TypeError(f"solution: expected a torch module on images (N, 1, {sites}), got {type(solution).__name__}")
+        raise TypeError(f"solution: expected a torch module on images, got {type(solution).__name__}")
     net = copy.deepcopy(solution).double().cpu().eval()
     sizes = [2.0]
     for module in net.modules():  # numbers before a ReLU too, which may hide them
         module.register_forward_hook(lambda _, __, output: sizes.append(float(output.abs().max()) if isinstance(output, Tensor) else 0))
-    pairs = torch.combinations(torch.arange(sites), 2, with_replacement=True)
-    layers = [layer.flatten(1) for layer in layers_of(net, ring_images(pairs, sites).double())]
+    pairs = torch.combinations(torch.arange(math.prod(grid)), 2, with_replacement=True)
+    images = ring_images(pairs, math.prod(grid)).double().unflatten(2, grid)
+    layers = [layer.flatten(1) for layer in layers_of(net, images)]
     weights = [parameter.detach() for parameter in net.parameters()]
     if not all(bool((numbers == numbers.round()).all()) for numbers in weights + layers):
         raise ValueError("solution: expected integer weights and layers, got others; multiply them by a common denominator")
@@ -168,6 +179,14 @@ def validate_sites(sites: object, *, smallest: int = 3, largest: int = ENUMERABL
     if not smallest <= ring <= largest:
         raise ValueError(f"sites: expected a ring of {smallest} to {largest}, got {ring}")
     return ring
+
+
+def validate_plane(sites: object) -> tuple[int, int]:
+    """Return the two sizes of a plane whose pairs can be enumerated, else raise."""
+    sizes = validate_sizes("sites", sites)
+    if len(sizes) != 2 or not 3 <= math.prod(sizes) <= ENUMERABLE:
+        raise ValueError(f"sites: expected a number, of a ring, or (H, W) with 3 to {ENUMERABLE} sites in all, got {sizes}")
+    return sizes[0], sizes[1]
 
 
 def all_pairs(sites: int) -> Int64[Tensor, "pairs 2"]:

@@ -391,8 +391,13 @@ def test_bad_moments():
             moments((4, 6), temperature=1.0, cutoff=2)
     with pytest.raises(ValueError, match="n: expected a positive integer"):
         temperature_range(0, 3)
-    with pytest.raises(TypeError, match="n: expected a positive integer"):
-        typical_displacement(1e-3, (32, 48), 3)  # the formula is that of square images
+    for formula in (
+        lambda n: temperature_range(n, 3),
+        lambda n: typical_displacement(1e-3, n, 3),
+        lambda n: typical_temperature(1.0, n, 3),
+    ):
+        with pytest.raises(TypeError, match=r"n: expected the side of square images, .* got \(32, 48\)"):
+            formula((32, 48))
 
 
 @pytest.mark.parametrize(

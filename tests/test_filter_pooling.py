@@ -20,13 +20,11 @@ from linconv.pooling_stability import constant_filter_deformation_stability, two
 from linconv.statistics import Interval
 from verification import _stable_filters, filter_pooling
 from verification._figure_filter_pooling import figure
+from verification._filter_pooling_presets import PRESETS, image_tasks, pixel_tasks
 from verification._filter_pooling_runs import (
-    PRESETS,
     Rings,
-    image_tasks,
     inputs,
     pixel_stabilities,
-    pixel_tasks,
     run_images,
     run_pixels,
     shuffled_stabilities,

@@ -167,6 +167,100 @@ def test_the_module_is_left_as_it_was():
     assert not any(module._forward_hooks for module in solution.modules())
 
 
+# Planes
+
+
+def plane_network(depth, mode, bias=-1.0):
+    """Filters of ones, 3×3, a bias in the last layer, a sum over sites."""
+    layers = []
+    for k in range(1, depth + 1):
+        layer = nn.utils.skip_init(nn.Conv2d, 1, 1, 3, padding=1, padding_mode=mode, dtype=F64)
+        layer.weight.data.fill_(1)
+        layer.bias.data.fill_(bias if k == depth else 0)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers, SumOverSites()).requires_grad_(False)
+
+
+def plain_plane_layers(x, height, width, depth, periodic):
+    """The same on a dictionary of brightness by site."""
+    found = [dict(x)]
+    for k in range(1, depth + 1):
+        x = found[-1]
+        new = {}
+        for r, c in itertools.product(range(height), range(width)):
+            near = [(r + i, c + j) for i, j in itertools.product((-1, 0, 1), repeat=2)]
+            total = sum(x[i % height, j % width] if periodic else x.get((i, j), 0) for i, j in near)
+            new[r, c] = max(total - (k == depth), 0)
+        found.append(new)
+    return [list(layer.values()) for layer in found] + [[sum(found[-1].values())]]
+
+
+def plain_plane_stability(height, width, depth, moves, periodic, *, diagonal=False):
+    """D by its definition; both coordinates of a pixel in one draw for the wrong variant."""
+
+    def layers(a, b):
+        x = dict.fromkeys(itertools.product(range(height), range(width)), 0)
+        for site in (a, b):
+            x[site] += 1
+        return plain_plane_layers(x, height, width, depth, periodic)
+
+    def there(site, step):
+        r, c = site[0] + step[0], site[1] + step[1]
+        return (r % height, c % width) if periodic else (min(max(r, 0), height - 1), min(max(c, 0), width - 1))
+
+    steps = [(a, a) for a in STEPS[moves]] if diagonal else list(itertools.product(STEPS[moves], repeat=2))
+    pairs = list(itertools.combinations(itertools.product(range(height), range(width)), 2))
+    still = [layers(a, b) for a, b in pairs]
+    change, known = [0] * (depth + 2), {}
+    for (a, b), here in zip(pairs, still, strict=True):
+        for s, t in itertools.product(steps, repeat=2):
+            key = tuple(sorted((there(a, s), there(b, t))))
+            known[key] = known.get(key) or layers(*key)
+            change = [total + square(p, q) for total, p, q in zip(change, here, known[key], strict=True)]
+    spread = [Fraction(sum(square(a[n], b[n]) for a in still for b in still), len(pairs) ** 2) for n in range(depth + 2)]
+    return tuple(Fraction(c, len(pairs) * len(steps) ** 2) / s for c, s in zip(change, spread, strict=True))
+
+
+@pytest.mark.parametrize(("grid", "moves", "periodic"), [((3, 4), "stay", False), ((4, 3), "step", False), ((4, 4), "stay", True)])
+def test_enumeration_on_a_plane_is_the_definition(grid, moves, periodic):
+    net = plane_network(1, "circular" if periodic else "zeros")
+    found = two_pixel_deformation_stability(net, moves=moves, sites=grid, periodic=periodic)
+    assert found == plain_plane_stability(*grid, 1, moves, periodic)
+    others = plain_plane_stability(*grid, 1, moves, not periodic), plain_plane_stability(*grid, 1, moves, periodic, diagonal=True)
+    assert all(a != b for wrong in others for a, b in zip(found[:-1], wrong[:-1], strict=True))
+
+
+def test_a_plane_of_one_row_is_a_ring_and_the_border_is_the_default():
+    # A row that moves across itself goes nowhere.
+    net = pooling_solution("high-frequency", 5, sites=10)
+    ring = two_pixel_deformation_stability(net, sites=10)
+    row = nn.Sequential(nn.Flatten(2, 3), net)
+    assert two_pixel_deformation_stability(row, sites=(1, 10), periodic=True) == ring
+    assert (
+        two_pixel_deformation_stability(row, sites=(1, 10)) == two_pixel_deformation_stability(row, sites=(1, 10), periodic=False) != ring
+    )
+
+
+@pytest.mark.parametrize("moves", STEPS)
+def test_the_depth_law_of_a_periodic_plane(moves):
+    """Constant filters in frequency space: φ and ŵ are products, and 1/(N − 1) is that of all N sites."""
+    height, width, depth = 5, 6, 3
+    net = plane_network(depth, "circular", bias=0.0)[:-1]  # its sum over sites is the same for all images
+    found = two_pixel_deformation_stability(net, moves=moves, sites=(height, width), periodic=True)
+    p, q = np.meshgrid(*(2 * np.pi * np.arange(n) / n for n in (height, width)), indexing="ij")
+    away = 1 - np.prod([np.mean([np.cos(step * f) for step in STEPS[moves]], axis=0) for f in (p, q)], axis=0)
+    moved, signal = 4 * away - 2 * away**2 / (height * width - 1), 2 - 2 / (height * width - 1)
+    for k in range(depth + 1):
+        gains = ((1 + 2 * np.cos(p)) * (1 + 2 * np.cos(q))) ** (2 * k)
+        assert math.isclose(found[k], (gains * moved).sum() / (2 * signal * gains.flatten()[1:].sum()), rel_tol=1e-11)
+
+
+@pytest.mark.parametrize("sites", [(16, 17), (1, 2), (4,), (2, 2, 2), (4, 0)])
+def test_planes_that_cannot_be_enumerated_are_refused(sites):
+    with pytest.raises((ValueError, TypeError), match="sites: expected"):
+        two_pixel_deformation_stability(nn.ReLU(), sites=sites)
+
+
 # Closed forms of D
 
 

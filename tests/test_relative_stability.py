@@ -8,7 +8,8 @@ import torch
 from linconv.claims import exceeds
 from linconv.statistics import Interval
 from verification._figure_stability import figure
-from verification._stability_runs import PRESETS, Architecture, layer_names, logarithms, run, tasks_of
+from verification._stability_presets import PRESETS, Architecture, tasks_of
+from verification._stability_runs import layer_names, logarithms, run
 from verification.relative_stability import course_checks, error_checks, grouped, judged, module_checks, table
 
 ARCHITECTURES = [Architecture("myrtle", depth, 8) for depth in range(6)]

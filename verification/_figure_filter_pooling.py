@@ -52,7 +52,7 @@ def _energies(axes: Any, result: dict[str, Any]) -> None:
             label = f"λ = {value}, {'first' if layer == 0 else 'last'} layer"
             axes.plot(times, grown[:, layer, index].numpy(), style, color=colour, label=label)
     axes.set(xscale="log", xlabel="step (at the left end: 0)", ylabel="$c_t / c_0$", title="two pixels: energy of filters")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper left")
 
 
 def _overlaps(axes: Any, records: list[dict[str, Any]]) -> None:
@@ -65,8 +65,8 @@ def _overlaps(axes: Any, records: list[dict[str, Any]]) -> None:
     for kind, (_, colour) in names.items():
         before = _tensor(records[0]["result"]["overlaps"][kind]["before"]).mean(0)
         axes.plot(_layers(len(before)), before.numpy(), "--", color=colour, alpha=0.5, label="untrained")
-    axes.set(xlabel="layer", ylabel="overlap with filters of", ylim=(0, 1.2), title="two pixels: which solution")
-    axes.legend(fontsize=6, ncols=2, loc="upper left")
+    axes.set(xlabel="layer", ylabel="overlap with filters of", ylim=(0, 1.3), title="two pixels: which solution")
+    axes.legend(fontsize=5, ncols=2, loc="upper left")
 
 
 def _least(axes: Any, depth: int) -> None:
@@ -75,7 +75,7 @@ def _least(axes: Any, depth: int) -> None:
     axes.plot(layers, [least_stability(int(k), "linear")[0] for k in layers], "s-", color=BLUE, label="least, linear")
     axes.plot(layers, [least_stability(int(k), "any")[0] for k in layers], "k_", ms=12, label="least, any network")
     axes.set(xlabel="layer", ylabel="D", yscale="log", title="two pixels: the least D")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper right")
 
 
 def _shuffled_pixels(axes: Any, result: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def _shuffled_pixels(axes: Any, result: dict[str, Any]) -> None:
     ticks = [*map(str, _layers(len(result["after"]["D"][0]) - 1)), "out"]
     axes.set_xticks(_layers(len(ticks)), ticks)
     axes.set(xlabel="layer", ylabel="shuffled / own", yscale="log", title="two pixels: shuffled channels")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="lower left")
 
 
 def _image_energies(axes: Any, results: list[dict[str, Any]]) -> None:
@@ -97,7 +97,7 @@ def _image_energies(axes: Any, results: list[dict[str, Any]]) -> None:
     for index, (value, colour) in enumerate(zip((0, 1, 2, 3, 4, 6), SHADES, strict=True)):
         axes.plot(_layers(len(grown)), grown[:, index].numpy(), "o-", ms=3, color=colour, label=f"λ = {value}")
     axes.set(xlabel="layer", ylabel="$c_t / c_0$", yscale="log", title="images: energy of filters")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper right")
 
 
 def _image_stability(axes: Any, results: list[dict[str, Any]]) -> None:
@@ -108,7 +108,7 @@ def _image_stability(axes: Any, results: list[dict[str, Any]]) -> None:
         axes.plot(_layers(len(own)), own.numpy(), style, color=BLACK, label=name)
         axes.plot(_layers(len(own)), shuffled.numpy(), style, color=RED, label=f"{name}, channels shuffled")
     axes.set(xlabel="layer", ylabel="R", yscale="log", title="images: relative stability")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper right")
 
 
 def _plane_layers(axes: Any, results: list[dict[str, Any]]) -> None:
@@ -122,7 +122,8 @@ def _plane_layers(axes: Any, results: list[dict[str, Any]]) -> None:
     ticks = [*map(str, _layers(len(values) - 1)), "out"]
     axes.set_xticks(_layers(len(ticks)), ticks)
     axes.set(xlabel="layer", yscale="log", title="28×28: stability")
-    axes.legend(fontsize=6)
+    axes.set_ylim(top=30 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize=5, ncols=2, loc="upper left")
 
 
 def _plane_errors(axes: Any, records: list[dict[str, Any]]) -> None:
@@ -134,4 +135,4 @@ def _plane_errors(axes: Any, records: list[dict[str, Any]]) -> None:
             label = f"{size} images" if part == "stay" else ""
             axes.plot(r, [1 - result["test_accuracy"] for result in some], mark, color=colour, label=label)
     axes.set(xscale="log", xlabel="R of the output (×: moves ±1 only)", ylabel="test error", title="28×28: error and stability")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="lower right")

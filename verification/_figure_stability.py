@@ -6,28 +6,29 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from linconv.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from verification._stability_runs import Architecture
+from verification._stability_presets import Architecture
 
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY)
+COLOURS, MARKS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY), "os^Dv"
 PUBLISHED = 0.2
 
 Groups = dict[Architecture, list[dict[str, Any]]]
+Look = dict[str, str]
 
 
 def figure(trained: Groups, shuffled: Groups, title: str) -> Figure:
     drawing = Figure(figsize=(11, 6.6), layout="constrained")
     axes = drawing.subplots(2, 2)
-    colours = {architecture: COLOURS[i % len(COLOURS)] for i, architecture in enumerate(trained | shuffled)}
+    looks = looks_of(list(trained | shuffled))
     styles = [(groups, style, suffix) for groups, style, suffix in ((trained, "-", ""), (shuffled, ":", ", shuffled labels")) if groups]
     for groups, style, suffix in styles:
         for architecture, group in groups.items():
-            label, colour = architecture.label + suffix, colours[architecture]
-            _course(axes[0, 0], group, "R", style, colour, label)
-            _layers(axes[1, 0], group, style, colour)
+            look = looks[architecture]
+            _course(axes[0, 0], group, "R", style, look, architecture.label + suffix)
+            _layers(axes[1, 0], group, style, look)
             if not suffix:
-                _course(axes[1, 1], group, "D", "-", colour, None)
-                _course(axes[1, 1], group, "G", "--", colour, None)
-    _errors(axes[0, 1], trained, shuffled, colours)
+                _course(axes[1, 1], group, "D", "-", look, None)
+                _course(axes[1, 1], group, "G", "--", look, None)
+    _errors(axes[0, 1], trained, shuffled, looks)
     axes[0, 0].axhline(1, color=GREY, lw=0.8)
     axes[1, 0].axhline(1, color=GREY, lw=0.8)
     axes[0, 0].set(xscale="symlog", yscale="log", xlabel="epochs", ylabel="relative stability R", title="in training")
@@ -37,9 +38,19 @@ def figure(trained: Groups, shuffled: Groups, title: str) -> Figure:
     for place in (axes[0, 0], axes[1, 1]):
         place.set_xticks(epochs, [f"{epoch:g}" for epoch in epochs])
         place.tick_params(axis="x", which="minor", length=0)
-    axes[0, 0].legend(fontsize=6)
+    drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     drawing.suptitle(title, fontsize=10)
     return drawing
+
+
+def looks_of(architectures: list[Architecture]) -> dict[Architecture, Look]:
+    """A colour for each family, and a mark for each of its members."""
+    families = list(dict.fromkeys(architecture.family for architecture in architectures))
+    looks = {}
+    for i, family in enumerate(families):
+        for j, architecture in enumerate(a for a in architectures if a.family == family):
+            looks[architecture] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[j % len(MARKS)]}
+    return looks
 
 
 def _geometric(group: list[dict[str, Any]], key: str) -> np.ndarray:
@@ -47,21 +58,22 @@ def _geometric(group: list[dict[str, Any]], key: str) -> np.ndarray:
     return np.asarray(np.exp(np.mean([np.log(record["result"][key]) for record in group], axis=0)))
 
 
-def _course(axes: Any, group: list[dict[str, Any]], key: str, style: str, colour: str, label: str | None) -> None:
-    axes.plot(group[0]["result"]["epochs"], _geometric(group, key), style, marker="o", ms=3, lw=1, color=colour, label=label)
+def _course(axes: Any, group: list[dict[str, Any]], key: str, style: str, look: Look, label: str | None) -> None:
+    axes.plot(group[0]["result"]["epochs"], _geometric(group, key), style, ms=3, lw=1, label=label, **look)
 
 
-def _layers(axes: Any, group: list[dict[str, Any]], style: str, colour: str) -> None:
+def _layers(axes: Any, group: list[dict[str, Any]], style: str, look: Look) -> None:
     after = np.exp(np.mean([np.log(record["result"]["layers"][1]) for record in group], axis=0))
-    axes.plot(np.linspace(0, 1, len(after)), after, style, marker="o", ms=3, lw=1, color=colour)
+    axes.plot(np.linspace(0, 1, len(after)), after, style, ms=3, lw=1, **look)
 
 
-def _errors(axes: Any, trained: Groups, shuffled: Groups, colours: dict[Architecture, str]) -> None:
+def _errors(axes: Any, trained: Groups, shuffled: Groups, looks: dict[Architecture, Look]) -> None:
     roots = []
-    for groups, marker in ((trained, "o"), (shuffled, "x")):
+    for groups, change in ((trained, {}), (shuffled, {"marker": "x"})):
         for architecture, group in groups.items():
             root = [record["result"]["R"][-1] ** 0.5 for record in group]
-            axes.plot(root, [1 - record["result"]["test_accuracy"] for record in group], marker, color=colours[architecture])
+            look = looks[architecture] | change
+            axes.plot(root, [1 - record["result"]["test_accuracy"] for record in group], ls="", ms=5, **look)
             roots += root
     line = np.geomspace(min(roots) / 1.5, max(roots) * 1.5, 50)
     axes.plot(line, PUBLISHED * line, "--", color=GREY, label="published, 0.2 √R")

@@ -26,6 +26,7 @@ ANGLE = 0.1  # of rotations, radians
 TESTS = 4000
 SMALL, LARGE = 0.01, 100.0  # scales of images' networks: neurons forget, or hardly move from, where they began
 CUTOFF, COOL = 3, 4  # of deformations; the published greatest temperature over this has hardly a fold
+SHUFFLES = 50  # of pixels, behind a mean
 WIDTH = 512  # of networks on the sphere
 MOMENTUM = 0.95
 
@@ -90,6 +91,7 @@ class Between(NamedTuple):
     widths: Float[Tensor, " widths"]  # from regression with the network's own kernel to regression with Θ
     scales: Float[Tensor, " scales"]  # from the trained network to regression with its own kernel
     excess: float  # total variation over the certified minimum, less 1: small scale, no weight decay
+    excesses: tuple[float, float]  # the same over the bound for what the network computes on its points: without, and with weight decay
     bound: float  # the certified bound for exactly what that network computes on its points
     total_variation: float
     decayed: tuple[float, float]  # with weight decay: objective, and the certified lower bound of all networks' objectives
@@ -126,6 +128,7 @@ def between(dim: int, size: int, seed: int, widths: tuple[int, ...], scales: tup
         torch.tensor(by_width, dtype=torch.float64),
         torch.tensor(by_scale, dtype=torch.float64),
         free.total_variation() / feature.bound_found - 1,
+        (excess(free, feature, points), excess(kept, feature, points)),
         float(feature.feasible_dual @ outputs_with_start(free, points)),
         free.total_variation(),
         (objective, decayed_bound(feature, y + start(kept, points), decay)),
@@ -144,6 +147,11 @@ def outputs_with_start(net: ShallowNetwork, x: Float[Tensor, "P d"]) -> Float[Te
     return net(x)[:, 0].detach() + start(net, x)
 
 
+def excess(net: ShallowNetwork, feature: MinimalVariation, x: Float[Tensor, "P d"]) -> float:
+    """By how much, relatively, the total variation is above λ·f, which no network with these outputs f falls below."""
+    return net.total_variation() / float(feature.feasible_dual @ outputs_with_start(net, x)) - 1
+
+
 def decayed_bound(feature: MinimalVariation, goals: Float[Tensor, " P"], decay: float) -> float:
     """No network has ½ mean (f − y)² + decay · (total variation) below max_t t·λ·y − ½P t²|λ|² over t ≤ decay, with |g_λ| ≤ 1."""
     dual = feature.feasible_dual
@@ -158,13 +166,29 @@ def roughness(weights: Float[Tensor, "H C y x"]) -> float:
     return float((rows.square().sum() + columns.square().sum()) / weights.square().sum())
 
 
+def contrast(weights: Float[Tensor, "H C y x"]) -> float:
+    """Geary's C: mean squared difference of neighbours over that of any two pixels of a filter; 1 on average where pixels are shuffled."""
+    y, x = weights.shape[2:]
+    neighbours = roughness(weights) * weights.square().sum() / (2 * y * x - y - x)
+    apart = 2 * (weights - weights.mean((2, 3), keepdim=True)).square().sum() / (y * x - 1)
+    return float(neighbours / apart)
+
+
+def shuffled_contrast(weights: Float[Tensor, "H C y x"], generator: torch.Generator) -> float:
+    """The same after permutations of the pixels, one for all filters, averaged over `SHUFFLES` of them."""
+    flat, pixels = weights.flatten(2), weights[0, 0].numel()
+    orders = (torch.randperm(pixels, generator=generator) for _ in range(SHUFFLES))
+    return sum(contrast(flat[:, :, order].reshape(weights.shape)) for order in orders) / SHUFFLES
+
+
+def pictures(data: str, split: str, samples: int, side: int, generator: torch.Generator) -> images.ImageSet:
+    return images.load(data, split=split, samples=samples, grid=(side, side), dtype=torch.float32, generator=generator)
+
+
 def image_run(data: str, side: int, samples: int, width: int, steps: int, seed: int) -> dict[str, float]:
     """One draw of images, two networks from small and from large scale: errors, relative stabilities, roughness of first layers."""
     generator = torch.Generator().manual_seed(seed)
-    train, test = (
-        images.load(data, split=split, samples=n, grid=(side, side), dtype=torch.float32, generator=generator)
-        for split, n in (("train", samples), ("test", 2 * samples))
-    )
+    train, test = (pictures(data, split, n, side, generator) for split, n in (("train", samples), ("test", 2 * samples)))
     mean = train.images.mean(0)
     size = (train.images - mean).square().sum((1, 2, 3)).mean().sqrt()
     x, z = (train.images - mean) / size, (test.images - mean) / size
@@ -194,6 +218,8 @@ def image_run(data: str, side: int, samples: int, width: int, steps: int, seed: 
             f"{name} roughness before": roughness(first),
             f"{name} roughness after": roughness(now),
             f"{name} roughness of the change": roughness(now - first),
+            f"{name} contrast of the change": contrast(now - first),
+            f"{name} contrast, pixels shuffled": shuffled_contrast(now - first, torch.Generator().manual_seed(seed)),
         }
         if name == "lazy":
             wrong = ShallowNetwork(x[0].numel(), width, y.shape[1], scale=scale, generator=generator, dtype=torch.float32)

@@ -1,9 +1,10 @@
 """Runs for `relative_stability`: which networks a preset trains, one of them trained, and its stability before, in and after training."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from linconv import images
@@ -13,107 +14,12 @@ from linconv.models import ImageNetwork
 from linconv.spectra import standardise
 from linconv.stability import RelativeStability, layer_stabilities
 from verification._sensitivity_runs import STEP_SIZES, build
+from verification._stability_presets import Architecture
+
+Found = dict[str, RelativeStability]
 
 ORIGIN = 0  # seed of what all runs share: the choice of images, the deformations, the noise
 DISPLACEMENT, CUTOFF = 1.0, 3  # the published δ in pixels, and c
-
-
-class Architecture(NamedTuple):
-    """One of `linconv.models`, by family, depth and width."""
-
-    family: str
-    depth: int
-    width: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.family}-{self.depth}, width {self.width}"
-
-
-class Preset(NamedTuple):
-    """Size of an experiment.  `probes` test images and `draws` deformations of each at which stability is measured.
-
-    The first architecture is trained on shuffled labels as well, by as many seeds.
-    """
-
-    side: int
-    samples: int | None
-    epochs: int
-    batch_size: int
-    seeds: int
-    probes: int
-    draws: int
-    architectures: tuple[Architecture, ...]
-
-
-# `tiny` is for tests; `smoke` shows that everything runs; `reduced` ends in minutes on two idle cores; `full` is for a GPU.  Intervals are
-# over architectures: five at least, as fewer decide nothing.
-PRESETS = {
-    "tiny": Preset(
-        12,
-        60,
-        2,
-        20,
-        2,
-        16,
-        4,
-        tuple(Architecture(*a) for a in [("conv", 2, 2), ("linear", 2, 2), ("conv", 2, 4), ("conv", 3, 2), ("linear", 3, 2)]),
-    ),
-    "smoke": Preset(
-        16,
-        200,
-        4,
-        32,
-        2,
-        32,
-        8,
-        tuple(Architecture(*a) for a in [("myrtle", 5, 4), ("conv", 2, 4), ("resnet", 8, 4), ("linear", 2, 4), ("conv", 3, 4)]),
-    ),
-    "reduced": Preset(
-        32,
-        2048,
-        6,
-        64,
-        2,
-        64,
-        4,
-        (
-            Architecture("myrtle", 5, 8),
-            Architecture("conv", 2, 8),
-            Architecture("linear", 2, 8),
-            Architecture("resnet", 8, 8),
-            Architecture("vgg", 11, 8),
-        ),
-    ),
-    "full": Preset(
-        32,
-        None,
-        200,
-        128,
-        5,
-        500,
-        8,
-        (
-            Architecture("myrtle", 5, 64),
-            Architecture("conv", 2, 64),
-            Architecture("conv", 4, 64),
-            Architecture("linear", 4, 64),
-            *(Architecture("vgg", depth, 64) for depth in (11, 13, 16, 19)),
-            Architecture("resnet", 9, 64),
-            *(Architecture("resnet", depth, 16) for depth in (8, 20, 56)),
-        ),
-    ),
-}
-
-
-def tasks_of(preset: str, data: str, seed: int) -> list[dict[str, Any]]:
-    p = PRESETS[preset]
-    shared = {"data": data, "side": p.side, "samples": p.samples, "epochs": p.epochs, "batch_size": p.batch_size}
-    shared |= {"probes": p.probes, "draws": p.draws}
-    kinds = [(architecture, "true") for architecture in p.architectures] + [(p.architectures[0], "shuffled")]
-    return [
-        shared | architecture._asdict() | {"labels": labels, "seed": seed + i} for architecture, labels in kinds for i in range(p.seeds)
-    ]
 
 
 @lru_cache(maxsize=1)
@@ -156,25 +62,14 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(family, depth, width, train.images.shape[1], len(train.classes), side, seed).to(device)
     targets = train.labels if labels == "true" else shuffled_labels(train.labels, torch.Generator().manual_seed(seed))
-    probed, temperature = test.images[:probes].to(device), typical_temperature(DISPLACEMENT, side, CUTOFF)
-
-    def measured(layers: list[str], origin: int = ORIGIN) -> dict[str, RelativeStability] | None:
-        generator = torch.Generator().manual_seed(origin)
-        options: dict[str, Any] = {"temperature": temperature, "cutoff": CUTOFF, "n_draws": draws, "generator": generator, "resamples": 100}
-        try:
-            return layer_stabilities(net, probed, layers, **options)
-        except ValueError:  # not finite, or the same for all images
-            return None
-
-    names = layer_names(net)
-    before, again = measured(names), measured([""], ORIGIN + 1)
-    courses = [(0, None if before is None else before[""])]
+    probed, names = test.images[:probes].to(device), layer_names(net)
+    before, again = stabilities(net, probed, names, draws, ORIGIN), stabilities(net, probed, [""], draws, ORIGIN + 1)
+    course = {0: before}
 
     def look(sofar: ClassifierRun) -> None:
         epoch = len(sofar.losses)
         if epoch & (epoch - 1) == 0 and epoch < epochs:
-            found = measured([""])
-            courses.append((epoch, None if found is None else found[""]))
+            course[epoch] = stabilities(net, probed, [""], draws, ORIGIN)
 
     ended = train_classifier(
         net,
@@ -187,22 +82,40 @@ def run(
         generator=torch.Generator().manual_seed(seed + 10**7),
         on_epoch=look,
     )
-    after = measured(names) if ended.stop_reason != "diverged" else None
-    courses.append((len(ended.losses), None if after is None else after[""]))
-    alive = all(found is not None for _, found in courses) and again is not None
+    after = stabilities(net, probed, names, draws, ORIGIN) if ended.stop_reason != "diverged" else None
     return {
-        "alive": alive,
-        **({} if not alive else {key: [value(found, key) for _, found in courses] for key in "RDG"}),
-        "epochs": [epoch for epoch, _ in courses],
-        "again": None if again is None else {key: value(again[""], key) for key in "RG"},
-        "layers": None if before is None or after is None else [[value(found[name], "R") for name in names] for found in (before, after)],
+        **course_of(course | {len(ended.losses): after}, names, again),
         "train_accuracy": accuracy(net, train.images, targets),
         "test_accuracy": accuracy(net, test.images, test.labels),
         "stop_reason": ended.stop_reason,
     }
 
 
-def value(found: RelativeStability | None, key: str) -> float:
+def stabilities(net: ImageNetwork, x: Float[Tensor, "N C H W"], layers: list[str], draws: int, origin: int) -> Found | None:
+    """R, D and G of layers; None where outputs are not finite, or the same for all images."""
+    temperature, generator = typical_temperature(DISPLACEMENT, x.shape[-1], CUTOFF), torch.Generator().manual_seed(origin)
+    try:
+        return layer_stabilities(net, x, layers, temperature=temperature, cutoff=CUTOFF, n_draws=draws, generator=generator, resamples=100)
+    except ValueError:
+        return None
+
+
+def course_of(course: dict[int, Found | None], names: list[str], again: Found | None) -> dict[str, Any]:
+    """What is kept of the stabilities at each epoch: of the output always, of the layers at the start and at the end."""
+    epochs = sorted(course)
+    before, after = course[epochs[0]], course[epochs[-1]]
+    outputs = [found[""] for found in course.values() if found is not None]
+    alive = len(outputs) == len(course) and again is not None
+    return {
+        "alive": alive,
+        **({key: [value(found, key) for found in outputs] for key in "RDG"} if alive else {}),
+        "epochs": epochs,
+        "again": None if again is None else {key: value(again[""], key) for key in "RG"},
+        "layers": None if before is None or after is None else [[value(found[name], "R") for name in names] for found in (before, after)],
+    }
+
+
+def value(found: RelativeStability, key: str) -> float:
     """The estimate of R, D or G, in as many digits as single precision has."""
     return float(f"{float(getattr(found, key).estimate):.8g}")
 

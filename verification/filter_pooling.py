@@ -35,7 +35,8 @@ from linconv.claims import Check, Figure, Note, Progress, agree, at_most, contro
 from linconv.pooling import MOVES
 from linconv.statistics import correlation_interval
 from verification._figure_filter_pooling import figure
-from verification._filter_pooling_runs import PRESETS, Preset, image_tasks, pixel_tasks, prepare, run_images, run_pixels
+from verification._filter_pooling_presets import PRESETS, Preset, image_tasks, pixel_tasks
+from verification._filter_pooling_runs import prepare, run_images, run_pixels
 from verification._plane_runs import PLANES, plane_tasks, run_plane
 from verification._stable_filters import least_checks
 from verification._sweeping import classified, decided, identity, judged, over_seeds, shown, train_all, untrained

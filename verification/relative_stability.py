@@ -24,7 +24,8 @@ from linconv.deformation import typical_temperature
 from linconv.stability import relative_stability
 from linconv.statistics import Interval, correlation_interval, mean_interval
 from verification._figure_stability import figure
-from verification._stability_runs import CUTOFF, DISPLACEMENT, PRESETS, Architecture, architecture_of, logarithms, prepare, run, tasks_of
+from verification._stability_presets import PRESETS, Architecture, tasks_of
+from verification._stability_runs import CUTOFF, DISPLACEMENT, architecture_of, logarithms, prepare, run
 from verification._sweeping import classified, train_all
 
 KIND = "empirical"

@@ -44,6 +44,7 @@ from linconv.pooling_stability import (
 )
 from verification import _plain_two_pixels as plain
 from verification._figure_two_pixels import Table, figure
+from verification._two_pixels_plane import plane_checks
 
 FAST = {"xis": (3, 7), "draws": 2000, "long_ring": 256}
 KINDS: tuple[Kind, Kind] = ("low-frequency", "high-frequency")
@@ -196,6 +197,7 @@ def depth_law_checks(xis: tuple[int, ...], sites: int) -> Iterator[Check]:
             layers = stability("high-frequency", max(xis), sites, moves)[1 : len(depths)]
             yield agree(f"'{moves}': depth law of the high-frequency network", layers, shifts, reason="fractions", scope="exact")
         yield from asymptotics(moves, sites)
+        yield from plane_checks(moves, plain.STEPS[moves])
 
 
 def asymptotics(moves: plain.Moves, sites: int) -> Iterator[Check]:
