@@ -218,7 +218,7 @@ def test_the_names_of_reduced_runs_are_those_that_stores_have():
     """Another parameter, or another spelling of one, would be another run, and hours of training lost."""
     (task,) = [t for t in tasks_of(PRESETS["reduced"], "cifar10", 0) if t["family"] == "resnet" and not t["high"] and t["seed"] == 2]
     assert json.dumps(task, sort_keys=True) == (
-        '{"batch_size": 64, "data": "cifar10", "decay": 1e-05, "depth": 20, "epochs": 15, "family": "resnet", "high": false, '
+        '{"batch_size": 32, "data": "cifar10", "decay": 1e-05, "depth": 20, "epochs": 8, "family": "resnet", "high": false, '
         '"labels": "true", "probes": 32, "samples": 2048, "seed": 2, "side": 32, "width": 8}'
     )
 
