@@ -116,6 +116,7 @@ PUBLISHED = (
         ".850 .853 .853 .849 .849 .861 .862 .864 .862 .844",
     )
 )
+DECAY_DEPTHS = {"conv": 4, "linear": 4, "myrtle": 5, "vgg": 11, "resnet": 9}  # at which weight decays varied
 # On ImageNette, high-pass with either half-width.
 PUBLISHED_IMAGENETTE = {
     0.0714: _rows("vgg", "depth", (11, 13, 16, 19), ".832 .826 .841 .855", ".834 .840 .835 .841")
