@@ -200,6 +200,8 @@ def test_accuracies_stand_beside_the_published_ones():
     beside = {row[0]: row[4:] for half in (decays[:2], decays[2:]) for row in accuracy_rows(half, {0.5: PUBLISHED})}
     assert beside["ConvActually, depth 4, weight decay 0.1"] == [".641", ".484"]
     assert beside["ConvActually, depth 2, weight decay 0.1"] == ["", ""]  # published at depth 4 alone
+    (alone,) = accuracy_rows([record(NATURAL, high=False, family="myrtle", depth=5)], {0.5: PUBLISHED})
+    assert alone[4:] == [".866", ".791"]  # nothing varies: it is the one with the least weight decay
     several = [row[0] for row in accuracy_rows(records, PUBLISHED_IMAGENETTE)]
     assert several[0] == "ConvActually, depth 1, half-width 0.0714"
     assert len(several) == 4
@@ -269,7 +271,7 @@ def test_too_few_images_to_test_on_are_a_usage_error_before_any_training(monkeyp
     monkeypatch.setitem(presets.PRESETS, "smoke", PRESETS["smoke"]._replace(samples=8))
     monkeypatch.setattr(claim, "LINEAR_SAMPLES", 4)
     monkeypatch.setattr(claim, "train_all", None)
-    with pytest.raises(UsageError, match="^data: test images: samples: expected at most the 8 images there are, got 100"):
+    with pytest.raises(UsageError, match=r"^data: test images: samples: expected at most the 8 images there are, got 100"):
         list(claim.claim(preset="smoke", data=folder(tmp_path / "images", 20)))
 
 

@@ -130,11 +130,12 @@ def accuracy_rows(records: list[Record], published: dict[float, dict[tuple[str, 
     for half_width, known in published.items():
         for (family, parameter), levels in series(records).items():
             for level, group in levels.items():
-                depth = group[0]["parameters"]["depth"]
+                depth, decay = (group[0]["parameters"][name] for name in ("depth", "decay"))
                 name = f"{FAMILIES[family]}, depth {depth}" + (f", weight decay {level:g}" if parameter == "decay" else "")
                 name += f", half-width {half_width:g}" if len(published) > 1 else ""
-                comparable = parameter == "depth" or depth == DECAY_DEPTHS[family]
-                rows.append([name, *_means(group, half_width), *(known.get((family, parameter, level), NONE) if comparable else NONE)])
+                by_decay = known.get((family, "decay", decay), NONE) if depth == DECAY_DEPTHS[family] else NONE
+                beside = known.get((family, "depth", depth), by_decay) if parameter == "depth" else by_decay
+                rows.append([name, *_means(group, half_width), *beside])
         shuffled = select(records, labels="shuffled")
         rows += [["shuffled labels", *_means(shuffled, half_width), "", ""]] if shuffled else []
     return rows

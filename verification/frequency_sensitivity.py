@@ -61,7 +61,7 @@ UNITS = {"depth": ("with depth", "each doubling", math.log2), "decay": ("with we
 def claim(
     *,
     data: Annotated[str, "data set: photos, cifar10, fashion-mnist, or a folder with one subfolder of images a class"] = "photos",
-    preset: Annotated[Literal["smoke", "reduced", "paper"], "size: smoke, reduced (an hour on two cores), paper (published)"] = "smoke",
+    preset: Annotated[Literal["smoke", "reduced", "paper"], "size: smoke, reduced (an hour on one core), paper (published)"] = "smoke",
     store: Annotated[str, "file that keeps finished runs, from which a run that was killed goes on; empty: none is kept"] = "",
     jobs: Annotated[int, Between(ge=1, le=256), "processes that train at the same time"] = 2,
     engine: Annotated[

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from torch import Tensor
 
 from linconv.statistics.resampling import Interval, as_array, checked_level
@@ -32,14 +32,18 @@ def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
     x, y = as_array("a", a).ravel(), as_array("b", b).ravel()
     if a.shape != b.shape or x.size < 3:
         raise ValueError(f"a, b: expected one shape with at least three entries, got {tuple(a.shape)} and {tuple(b.shape)}")
+    units = []
     for name, values in (("a", x), ("b", y)):
         largest = np.abs(values).max()
         scaled = values / largest if largest > 0 else values
-        if np.linalg.norm(scaled - scaled.mean()) <= NEARLY_CONSTANT * abs(scaled.mean()):
+        centred = scaled - scaled.mean()
+        length = float(np.linalg.norm(centred))
+        if length <= NEARLY_CONSTANT * abs(scaled.mean()):
             raise ValueError(
                 f"{name}: expected entries that are not all alike, got {values[0]:.6g} {values.size} times; nothing correlates"
             )
-    return float(stats.pearsonr(x / np.abs(x).max(), y / np.abs(y).max()).statistic)
+        units.append(centred / length)
+    return float(np.clip(np.dot(*units), -1, 1))
 
 
 def correlation_interval(a: Float[Tensor, "..."], b: Float[Tensor, "..."], *, level: float = 0.95) -> Interval:

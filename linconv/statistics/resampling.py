@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its stats load at their first use, so that the workers of a sweep need not wait for them
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from linconv.validation import validate_generator, validate_size, validate_tensor
@@ -68,9 +68,9 @@ def bootstrap_interval(
     # Chunks of about 32 MB.
     batch = max(1, 2**22 // arrays[0].size)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.bootstrap(arrays, statistic, n_resamples=count, batch=batch, method="BCa", **options)
+        found = scipy.stats.bootstrap(arrays, statistic, n_resamples=count, batch=batch, method="BCa", **options)
     low, high = np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)
     low, high = _repaired(estimate, low, high, np.asarray(found.bootstrap_distribution), confidence)
     return as_interval(estimate, low, high, confidence, given[0].device)
