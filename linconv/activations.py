@@ -53,16 +53,8 @@ def layer_outputs(model: nn.Module, layers: Sequence[str]) -> Iterator[Run]:
         yield run
 
 
-def refuse_lazy(model: nn.Module) -> None:
-    """A lazy module takes its weights from the global generator at its first call."""
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"model: expected weights, got a lazy module whose {name} has none yet; call the model once on an image first")
-
-
 def home_of(model: nn.Module, images: Float[Tensor, "N C *grid"]) -> torch.device:
     """The device on which a module computes, that of its weights or else of the images; raises where the images are not fit for it."""
-    refuse_lazy(model)
     weight = next((w for w in chain(model.parameters(), model.buffers()) if w.is_floating_point()), images)
     if images.dtype != weight.dtype:
         raise TypeError(f"images: expected {weight.dtype} as the model has, got {images.dtype}; convert one of them with .to(...)")

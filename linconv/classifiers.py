@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from linconv.checkpoints import digest, validate_checkpoint
 from linconv.sgd import Descent, Plateau, mode, parameter_groups
-from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
+from linconv.validation import validate_generator, validate_module, validate_number, validate_size, validate_tensor
 
 StopReason = Literal["epochs", "plateau", "diverged", "stopped"]
 
@@ -178,6 +178,8 @@ def _descent(
     """The start of a run, after all checks of its arguments."""
     _validate_net(net)
     outputs = _validate_data(net, images, labels)
+    if not bool(torch.isfinite(_outputs(net, images[:1].to(next(net.parameters()).device), "images")).all()):
+        raise ValueError("net: expected finite outputs before training, got NaN or infinity for image 0; look at its weights")
     if len(labels.unique()) < 2:
         raise ValueError(f"labels: expected two classes or more, got only class {int(labels[0])} of {outputs}; a constant would be learnt")
     for name, flag in (("flips", flips), ("amp", amp)):
@@ -214,9 +216,7 @@ def _fingerprint(
 
 
 def _validate_net(net: object) -> None:
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"net: expected a torch module, got {type(net).__name__}")
-    if next(net.parameters(), None) is None:
+    if next(validate_module("net", net).parameters(), None) is None:
         raise ValueError("net: expected a module with parameters, got one without")
 
 
@@ -229,6 +229,8 @@ def _validate_labels(name: str, labels: object) -> None:
         raise TypeError(
             f"{name}: expected a torch tensor (N,) of dtype int64, got {getattr(labels, 'dtype', type(labels).__name__)}; use .long()"
         )
+    if labels.device.type == "meta":
+        raise ValueError(f"{name}: expected data, got a tensor on the device meta; load it first")
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"{name}: expected one class an image, (N,), got shape {tuple(labels.shape)}")
 
@@ -250,14 +252,14 @@ def _validate_data(net: nn.Module, images: Tensor, labels: Tensor, names: tuple[
     _validate_labels(names[1], labels)
     if len(labels) != len(images):
         raise ValueError(f"{names[1]}: expected {len(images)} labels, one an image, got {len(labels)}")
-    outputs = _outputs(net, images[:1].to(weight.device), names[0])
+    outputs = _outputs(net, images[:1].to(weight.device), names[0]).shape[1]
     low, high = (int(extreme) for extreme in labels.aminmax())
     if low < 0 or high >= outputs:
         raise ValueError(f"{names[1]}: expected classes from 0 to {outputs - 1}, as net has {outputs} outputs, got {low} to {high}")
     return outputs
 
 
-def _outputs(net: nn.Module, image: Tensor, name: str) -> int:
+def _outputs(net: nn.Module, image: Tensor, name: str) -> Float[Tensor, "1 K"]:
     try:
         with torch.no_grad(), mode(net, training=False):
             outputs: object = net(image)
@@ -267,4 +269,4 @@ def _outputs(net: nn.Module, image: Tensor, name: str) -> int:
         raise TypeError(f"net: expected outputs in one tensor (N, K), got {type(outputs).__name__}; wrap net to return the logits alone")
     if outputs.ndim != 2 or len(outputs) != 1 or not outputs.numel():
         raise ValueError(f"net: expected outputs (N, K), got {tuple(outputs.shape)} for one image; flatten them")
-    return outputs.shape[1]
+    return outputs

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from linconv.sgd import mode
-from linconv.validation import validate_size, validate_tensor
+from linconv.validation import validate_module, validate_size, validate_tensor
 
 # Bytes that a chunk of images may take: on a CPU for each thread near the size of its cache, elsewhere enough to fill the device.
 MEMORY_A_THREAD, MEMORY_ELSEWHERE = 2**24, 2**31
@@ -48,8 +48,7 @@ def visit_spectra(
     the orthonormal DFT, on half of the frequencies (last dimension 0 … n//2; the others are the same at −u).  Arguments and errors as in
     `frequency_sensitivity`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch module, got {type(model).__name__}; wrap a function in one whose forward calls it")
+    validate_module("model", model)
     wanted = None if batch_size is None else validate_size("batch_size", batch_size)
     home = _home(model)
     batches = _batches(images, home)

@@ -165,6 +165,8 @@ def _linear_sensitivity(net: LinearCNN, images: Tensor | None, statistic: Statis
             raise TypeError(
                 f"images: expected {net.weights[0].dtype} as the model has, got {images.dtype}; convert one of them with .to(...)"
             )
+    if not all(bool(torch.isfinite(w).all()) for w in net.weights):
+        raise ValueError("model: expected finite weights, got NaN or infinity; look at its training")
     with torch.no_grad():
         blocks = frequency_blocks(net).values
         norms = _root_of_squares(blocks.abs().movedim(-2, 0))

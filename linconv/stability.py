@@ -24,7 +24,7 @@ from linconv.interpolation import Interpolation
 from linconv.responses import MEDIANS, Estimator, Noise, Setting, Squares, joined, measured, spreads
 from linconv.statistics import Interval, bootstrap_interval
 from linconv.statistics.resampling import Array, checked_level
-from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
+from linconv.validation import validate_generator, validate_module, validate_number, validate_size, validate_tensor
 
 PILOT, MOST_DRAWS = 8, 4096  # draws from which their number is planned, and the largest number that is planned
 
@@ -278,8 +278,7 @@ def _setting(
     layers: tuple[str, ...],
 ) -> Setting:
     """The arguments, checked."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch module, got {type(model).__name__}; wrap a function in one whose forward calls it")
+    module = validate_module("model", model)
     validate_tensor("images", images, ndim=(4,), shape="(N, C, H, W)")
     if len(images) < 2:
         raise ValueError(f"images: expected at least two, got {len(images)}; distances between images are what outputs are compared with")
@@ -292,7 +291,7 @@ def _setting(
             raise ValueError(f"{label}: expected one of {', '.join(map(repr, get_args(allowed)))}, got {value!r}")
     if not (t := validate_number("temperature", temperature)):
         raise ValueError("temperature: expected a number > 0, got 0, at which nothing moves")
-    c, source, device = validate_cutoff(cutoff), validate_generator(generator), home_of(model, images)
-    size = chunk_size(model, images[:1].to(device), layers) if batch_size is None else validate_size("batch_size", batch_size)
+    c, source, device = validate_cutoff(cutoff), validate_generator(generator), home_of(module, images)
+    size = chunk_size(module, images[:1].to(device), layers) if batch_size is None else validate_size("batch_size", batch_size)
     choice = int(torch.randint(2**62, (), generator=source, device=source.device)) if estimator == "median" else 0
     return Setting(t, c, noise, estimator, interpolation, source, device, size, choice)

@@ -3,9 +3,10 @@
 import math
 import operator
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 REAL_DTYPES = (torch.float32, torch.float64)
 
@@ -89,6 +90,21 @@ def validate_grid(grid: object) -> tuple[int, ...]:
     if len(sizes) not in (1, 2, 3):
         raise ValueError(f"grid: expected 1, 2 or 3 dimensions, got {sizes}; give one size a spatial dimension")
     return sizes
+
+
+def validate_module(name: str, value: object) -> nn.Module:
+    """Return `value` if it is a torch module whose weights are there, else raise naming the argument.
+
+    A lazy module would take its weights from the global generator at its first call.
+    """
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected a torch module, got {type(value).__name__}; wrap a function in one whose forward calls it")
+    for where, weight in chain(value.named_parameters(), value.named_buffers()):
+        if isinstance(weight, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):
+            raise ValueError(f"{name}: expected weights, got a lazy module whose {where} has none yet; call it once on an image first")
+        if weight.device.type == "meta":
+            raise ValueError(f"{name}: expected weights, got a module whose {where} has no data, on the device meta; load them first")
+    return value
 
 
 def validate_device(device: torch.device | str | None) -> torch.device:

@@ -694,6 +694,11 @@ class Pair(Net):
         return super().forward(x), x
 
 
+class Broken(Net):
+    def forward(self, x):
+        return super().forward(x) / 0
+
+
 class Maps(Net):
     def forward(self, x):
         return self.first(x)
@@ -712,6 +717,7 @@ BAD = [
     ({"net": nn.Flatten()}, ValueError, "net: expected a module with parameters"),
     ({"net": Pair()}, TypeError, "net: expected outputs in one tensor .*, got tuple; wrap net"),
     ({"net": Maps()}, ValueError, r"net: expected outputs \(N, K\), got \(1, 4, 6, 5\)"),
+    ({"net": Broken()}, ValueError, "net: expected finite outputs before training, got NaN or infinity for image 0; look at its weights"),
     ({"net": Net().requires_grad_(False)}, ValueError, "net: expected parameters to train"),
     ({"images": X.numpy()}, TypeError, "images: expected a torch tensor"),
     ({"images": X.float()}, TypeError, r"images: expected torch.float64 as the weights have, got torch.float32; use \.to"),
@@ -726,6 +732,7 @@ BAD = [
     ({"images": X[..., :4]}, ValueError, r"images: expected images that net accepts, got \(N, 2, 6, 4\)"),
     ({"labels": Y.tolist()}, TypeError, r"labels: expected a torch tensor \(N,\) of dtype int64, got list"),
     ({"labels": Y.int()}, TypeError, "labels: expected .* int64, got torch.int32"),
+    ({"labels": Y.to("meta")}, ValueError, "labels: expected data, got a tensor on the device meta"),
     ({"labels": Y.double()}, TypeError, "labels: expected .* int64, got torch.float64"),
     ({"labels": nn.functional.one_hot(Y)}, ValueError, r"labels: expected one class an image, \(N,\), got shape \(30, 2\)"),
     ({"labels": Y[:-1]}, ValueError, "labels: expected 30 labels, one an image, got 29"),
@@ -774,6 +781,14 @@ def test_bad_input_is_named_and_nothing_changes(tmp_path, changes, error, messag
         train_classifier(net, x, y, **options)
     assert list(tmp_path.iterdir()) == []
     assert not before or same(parts(net), before)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_weights_that_are_not_there():
+    with pytest.raises(ValueError, match=r"net: expected weights, got a module whose first\.weight has no data, on the device meta"):
+        train_classifier(Net().to("meta"), X, Y, **plain())
+    with pytest.raises(ValueError, match=r"net: expected weights, got a lazy module whose 0\.weight has none yet"):
+        train_classifier(nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), X, Y, **plain())
 
 
 @pytest.mark.usefixtures("unchecked")

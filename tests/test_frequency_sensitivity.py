@@ -196,6 +196,12 @@ def test_accuracies_stand_beside_the_published_ones():
     rows = {row[0]: row[1:] for row in accuracy_rows(records, {0.5: PUBLISHED})}
     assert rows["ConvActually, depth 1"] == [".600", ".500", "2", ".546", ".373"]
     assert rows["ConvActually, depth 4"] == [".500", ".500", "2", ".633", ".494"]
+    decays = [record(NATURAL, high=False, depth=depth, decay=decay) for depth in (2, 4) for decay in (1e-5, 0.1)]
+    beside = {row[0]: row[4:] for half in (decays[:2], decays[2:]) for row in accuracy_rows(half, {0.5: PUBLISHED})}
+    assert beside["ConvActually, depth 4, weight decay 0.1"] == [".641", ".484"]
+    assert beside["ConvActually, depth 2, weight decay 0.1"] == ["", ""]  # published at depth 4 alone
+    (alone,) = accuracy_rows([record(NATURAL, high=False, family="myrtle", depth=5)], {0.5: PUBLISHED})
+    assert alone[4:] == [".866", ".791"]  # nothing varies: it is the one with the least weight decay
     several = [row[0] for row in accuracy_rows(records, PUBLISHED_IMAGENETTE)]
     assert several[0] == "ConvActually, depth 1, half-width 0.0714"
     assert len(several) == 4
@@ -218,7 +224,7 @@ def test_the_names_of_reduced_runs_are_those_that_stores_have():
     """Another parameter, or another spelling of one, would be another run, and hours of training lost."""
     (task,) = [t for t in tasks_of(PRESETS["reduced"], "cifar10", 0) if t["family"] == "resnet" and not t["high"] and t["seed"] == 2]
     assert json.dumps(task, sort_keys=True) == (
-        '{"batch_size": 64, "data": "cifar10", "decay": 1e-05, "depth": 20, "epochs": 15, "family": "resnet", "high": false, '
+        '{"batch_size": 32, "data": "cifar10", "decay": 1e-05, "depth": 20, "epochs": 8, "family": "resnet", "high": false, '
         '"labels": "true", "probes": 32, "samples": 2048, "seed": 2, "side": 32, "width": 8}'
     )
 
@@ -259,6 +265,14 @@ def test_folders_are_imagenette_or_what_stands_in_for_it(tmp_path):
     assert preset_of("paper", folder(tmp_path / "small", 64)).side == 64
     assert preset_of("reduced", str(tmp_path / "small")) is PRESETS["reduced"]
     assert preset_of("paper", "cifar10") is PRESETS["paper"]
+
+
+def test_too_few_images_to_test_on_are_a_usage_error_before_any_training(monkeypatch, tmp_path):
+    monkeypatch.setitem(presets.PRESETS, "smoke", PRESETS["smoke"]._replace(samples=8))
+    monkeypatch.setattr(claim, "LINEAR_SAMPLES", 4)
+    monkeypatch.setattr(claim, "train_all", None)
+    with pytest.raises(UsageError, match=r"^data: test images: samples: expected at most the 8 images there are, got 100"):
+        list(claim.claim(preset="smoke", data=folder(tmp_path / "images", 20)))
 
 
 @pytest.mark.skipif("LINCONV_DATA" not in os.environ, reason="LINCONV_DATA is unset: the real image sets are not here")

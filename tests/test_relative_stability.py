@@ -51,7 +51,7 @@ def seeded():
 
 
 def test_what_was_published_is_found_where_it_is_planted():
-    found = outcomes(course_checks(groups(), True)) | outcomes(error_checks(groups(), True, seeded()))
+    found = outcomes(course_checks(groups(), True)) | outcomes(error_checks(groups(), True))
     statements = [name for name in found if "log₁₀" in name or "decades" in name or "correlation" in name]
     assert len(statements) == 4
     assert all(found[name] == "pass" for name in statements)
@@ -73,18 +73,18 @@ def test_other_courses_are_refuted_at_full_size_and_left_open_below(options, wor
 
 def test_errors_that_fall_with_r_are_refuted():
     records = [planted(a, s, after=10 ** (-1 - 0.4 * i), error=0.01 * (i + 1)) for i, a in enumerate(ARCHITECTURES) for s in (0, 1)]
-    found = outcomes(error_checks(grouped(records, "true"), True, seeded()))
+    found = outcomes(error_checks(grouped(records, "true"), True))
     assert found["(b) 3: correlation of test error and √R, logarithms, over architectures"] == "fail"
 
 
 def test_few_architectures_have_no_correlation():
     few = dict(list(groups().items())[:3])
-    found = outcomes(error_checks(few, False, seeded()))
+    found = outcomes(error_checks(few, False))
     assert found["(b) 3: correlation of test error and √R, logarithms, over architectures"] == "inconclusive"
 
 
 def test_the_published_line_has_a_ratio_of_one():
-    notes = [note.text for note in error_checks(groups(), True, seeded()) if hasattr(note, "text")]
+    notes = [note.text for note in error_checks(groups(), True) if hasattr(note, "text")]
     assert "0.2 √R: 1.00 (" in notes[0]
     assert all("0.2 √R = " in note.text for note in table(groups(), {}))
 

@@ -591,7 +591,17 @@ def test_other_arguments():
         frequency_sensitivity(lambda x: x, images)
     with pytest.raises(ValueError, match="samples: expected at least two"):
         sensitivity_interval(net, images[:1], generator=seeded())
+    with pytest.raises(ValueError, match=r"model: expected weights, got a module whose .* has no data, on the device meta"):
+        frequency_sensitivity(small_cnn((4, 4)).to("meta"), images)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"model: expected weights, got a lazy module whose 0\.weight has none yet"):
+        frequency_sensitivity(nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()), images)
+    assert torch.equal(before, torch.get_rng_state())
     linear = LinearCNN(2, (), 3, (4, 4), generator=seeded())
+    broken = copy.deepcopy(linear)
+    broken.weights[0].data[1, 0, 2, 2] = math.inf
+    with pytest.raises(ValueError, match="model: expected finite weights"):
+        frequency_sensitivity(broken)
     with pytest.raises(ValueError, match=r"images: expected \(N, 2, 4, 4\) as the model takes, got \(2, 2, 4, 5\)"):
         frequency_sensitivity(linear, normal(2, 2, 4, 5))
     with pytest.raises(TypeError, match=r"images: expected torch.float64 as"):

@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -153,44 +153,58 @@ def test_correlation_is_that_of_scipy_whatever_the_scale(seed, n):
     assert correlation(x, 2 * x + 1) > 1 - tolerance
 
 
-def test_correlation_interval_over_entries_covers():
-    trials, truth = 100, 0.6
-    covered = 0
-    for seed in range(trials):
-        x, noise = normal(2, 40, seed=seed)
-        found = correlation_interval(x, truth * x + math.sqrt(1 - truth**2) * noise, generator=seeded(seed), level=0.9, resamples=499)
-        assert -1 <= found.low <= found.high <= 1
-        covered += found.low <= truth <= found.high
-    assert least_count(trials, 0.84) <= covered <= trials - least_count(trials, 0.04)
+def fisher_density(r, rho, n):
+    """Of the correlation r of n normal pairs; Fisher (1915) in the form of Hotelling (1953)."""
+    scale = (n - 2) * math.gamma(n - 1) / (math.sqrt(2 * math.pi) * math.gamma(n - 0.5))
+    shape = (1 - rho**2) ** ((n - 1) / 2) * (1 - r**2) ** ((n - 4) / 2) * (1 - rho * r) ** (1.5 - n)
+    return scale * shape * mpmath.hyp2f1(0.5, 0.5, n - 0.5, (1 + rho * r) / 2)
 
 
-@given(st.integers(0, 1000), st.integers(3, 5))
-def test_few_entries_have_resamples_without_a_correlation(seed, n):
+@pytest.mark.parametrize(("n", "level"), [(4, 0.9), (5, 0.95), (12, 0.99), (40, 0.95)])
+def test_the_ends_of_a_correlation_interval_are_where_fishers_distribution_has_its_tails(n, level):
+    """Which is the coverage: of all correlations those between the ends, and no others, have what was found in their middle."""
+    for seed in range(2):
+        x, noise = normal(2, n, seed=seed)
+        found = correlation_interval(x, x + noise, level=level)
+        below = mpmath.quad(lambda r, f=found: fisher_density(r, f.low, n), [-1, found.low, found.estimate])
+        above = mpmath.quad(lambda r, f=found: fisher_density(r, f.high, n), [found.estimate, found.high, 1])
+        assert abs(1 - below - (1 - level) / 2) < 1e-9
+        assert abs(1 - above - (1 - level) / 2) < 1e-9
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_few_pairs_cover_their_correlation(n):
+    """Of many samples with the correlation at an end of the interval of r, the share beyond r is that of the level."""
+    draws, share = 40_000, 0.05
+    x = torch.tensor([1.0, 2, 4, 3, 5], dtype=F64)[:n]
+    found = correlation_interval(x, x.flip(0) ** 2 - 5 * x, level=1 - 2 * share)
+    a, noise = normal(2, draws, n)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        b = end * a + math.sqrt(1 - end**2) * noise
+        r = torch.linalg.vecdot(*(z / z.norm(dim=1, keepdim=True) for z in (y - y.mean(1, keepdim=True) for y in (a, b))))
+        count = int((sign * (r - found.estimate) >= 0).sum())
+        assert least_count(draws, share) <= count <= draws - least_count(draws, 1 - share)
+
+
+@settings(max_examples=30)  # each of two intervals
+@given(st.integers(0, 10**6), st.integers(3, 30), st.sampled_from([0.5, 0.9, 0.99]))
+def test_correlation_intervals_exclude_zero_where_students_test_rejects(seed, n, level):
     x, y = normal(2, n, seed=seed)
-    found = correlation_interval(x, y, generator=seeded(), resamples=99)
-    assert -1 - 4 * EPS <= found.low <= found.high <= 1 + 4 * EPS
+    found = correlation_interval(x, y, level=level)
+    assert -1 <= found.low < found.estimate < found.high <= 1
+    assert (found.low > 0 or found.high < 0) == (stats.pearsonr(x.numpy(), y.numpy()).pvalue < 1 - level)
+    mirrored = correlation_interval(3 * x, 1 - y, level=level)
+    assert mirrored.low == pytest.approx(-found.high, abs=1e-8)
+    assert mirrored.high == pytest.approx(-found.low, abs=1e-8)
 
 
-def test_correlation_interval_over_runs():
-    curve = torch.linspace(1, 2, 9, dtype=F64)
-    runs = curve.flip(0) ** 2 + 3 * normal(8, 9)
-    reference = curve.expand(8, 9)
-    found = correlation_interval(runs, reference, generator=seeded(), resamples=4999)
-    assert math.isclose(found.estimate, correlation(runs.mean(0), curve), rel_tol=1e-12)
-    assert found.low < found.estimate < found.high < 0
-    # BCa by hand, from rows drawn with replacement.
-    rng = np.random.default_rng(0)
-    drawn = np.array([correlation(runs[torch.from_numpy(rng.integers(0, 8, 8))].mean(0), curve) for _ in range(4999)])
-    left_out = np.array([correlation(runs[torch.arange(8) != i].mean(0), curve) for i in range(8)])
-    spread = left_out.mean() - left_out
-    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    bias = stats.norm.ppf((drawn < found.estimate).mean())
-    for bound, z in ((found.low, -1.96), (found.high, 1.96)):
-        share = stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
-        # Shares are known to √(¼·2/4999) = .01, and the bias to .02·√2, of which a share takes at most 2φ(0) = .8 times as much.
-        assert abs((drawn <= bound).mean() - share) < 0.1
-    alike = correlation_interval(runs[:1].expand(8, 9), reference, generator=seeded(), resamples=99)
-    assert alike.low == alike.high == alike.estimate
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9, 0.0])
+@pytest.mark.parametrize("n", [3, 5, 1000])
+def test_pairs_near_a_line_have_a_correlation_near_one(n, distance):
+    x = torch.arange(n, dtype=F64)
+    found = correlation_interval(x, x + distance * (x % 2))
+    assert -1 <= found.low <= found.estimate <= found.high <= 1
+    assert (found.low == found.high == found.estimate) if distance == 0 else 1 - found.low < 1000 * distance
 
 
 # Trends
@@ -465,9 +479,9 @@ X = torch.arange(5.0)
         (lambda g: correlation(X, torch.ones(5)), ValueError, "b: expected entries that are not all alike, got 1 5 times"),
         (lambda g: correlation(torch.zeros(5), X), ValueError, "a: expected entries that are not all alike"),
         (lambda g: correlation(1 + EPS * X.double(), X.double()), ValueError, "a: expected entries that are not all alike"),
-        (lambda g: correlation_interval(X, X.expand(2, 5), generator=g), ValueError, r"a, b: expected one shape, .* use expand"),
-        (lambda g: correlation_interval(X[:, None, None], X, generator=g), ValueError, r"a: expected \(m,\) or \(runs, m\)"),
-        (lambda g: correlation_interval(X.expand(1, 5), X.expand(1, 5), generator=g), ValueError, "samples: expected at least two"),
+        (lambda g: correlation_interval(X, X.expand(2, 5)), ValueError, "a, b: expected one shape"),
+        (lambda g: correlation_interval(X[:2], X[:2]), ValueError, "a, b: expected one shape with at least three"),
+        (lambda g: correlation_interval(X, X, level=95), ValueError, "level: expected a confidence"),
         (lambda g: trend([X], generator=g), ValueError, "values_by_level: expected two levels or more"),
         (lambda g: trend([X[:1], X[:1]], generator=g), ValueError, "values_by_level: expected two levels or more and three values"),
         (lambda g: trend([X, X[:0]], generator=g), ValueError, r"values_by_level\[1\]: expected data"),

@@ -49,15 +49,15 @@ PRESETS = {
     "reduced": Preset(
         32,
         2048,
-        15,
+        8,
         3,
         32,
         (
-            Family("conv", 16, (1, 2, 4), 4, (1e-5, 1e-3, 1e-2), 64),
-            Family("linear", 16, (4,), 4, (1e-5,), 64),
-            Family("myrtle", 16, (5,), 5, (1e-5,), 64),
-            Family("vgg", 16, (11,), 11, (1e-5,), 64),
-            Family("resnet", 8, (20,), 20, (1e-5,), 64),
+            Family("conv", 8, (1, 2, 4), 4, (1e-5, 1e-3, 1e-2), 32),
+            Family("linear", 8, (4,), 4, (1e-5,), 32),
+            Family("myrtle", 16, (5,), 5, (1e-5,), 32),
+            Family("vgg", 16, (11,), 11, (1e-5,), 32),
+            Family("resnet", 8, (20,), 20, (1e-5,), 32),
         ),
     ),
     "paper": Preset(
@@ -116,6 +116,7 @@ PUBLISHED = (
         ".850 .853 .853 .849 .849 .861 .862 .864 .862 .844",
     )
 )
+DECAY_DEPTHS = {"conv": 4, "linear": 4, "myrtle": 5, "vgg": 11, "resnet": 9}  # at which weight decays varied
 # On ImageNette, high-pass with either half-width.
 PUBLISHED_IMAGENETTE = {
     0.0714: _rows("vgg", "depth", (11, 13, 16, 19), ".832 .826 .841 .855", ".834 .840 .835 .841")

@@ -31,9 +31,11 @@ def prepare(data: str, side: int, samples: int | None, half_width: float) -> tup
     """
     sets = []
     for split, count in (("train", samples), ("test", None if samples is None else max(samples // 4, 100))):
-        loaded = images.load(
-            data, split=split, samples=count, grid=(side, side), dtype=torch.float32, generator=torch.Generator().manual_seed(ORIGIN)
-        )
+        options: dict[str, Any] = {"grid": (side, side), "dtype": torch.float32, "generator": torch.Generator().manual_seed(ORIGIN)}
+        try:
+            loaded = images.load(data, split=split, samples=count, **options)
+        except ValueError as error:
+            raise ValueError(f"{split} images: {error}") from error
         x = high_pass(loaded.images, half_width * side / 2) if half_width else loaded.images
         sets.append(images.ImageSet(standardise(x), loaded.labels, loaded.classes))
     return sets[0], sets[1]

@@ -8,10 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linconv.statistics import Interval, cosine_distance, crossed_interval, first_moment, kl_divergence, total_variation
+from verification._sensitivity_presets import DECAY_DEPTHS
 from verification._sensitivity_runs import half_width_of, select
 from verification._sweeping import Record, identity
 
 FAMILIES = {"conv": "ConvActually", "linear": "its linear twin", "myrtle": "Myrtle CNN", "vgg": "VGG", "resnet": "ResNet"}
+
+NONE = ("", "")  # published of a network that was not trained there
 
 Curve = Float[Tensor, " R"]
 Spectra = dict[float, Curve]  # of the data, by the half-width that the images lack; 0 for natural ones
@@ -127,9 +130,12 @@ def accuracy_rows(records: list[Record], published: dict[float, dict[tuple[str, 
     for half_width, known in published.items():
         for (family, parameter), levels in series(records).items():
             for level, group in levels.items():
-                name = f"{FAMILIES[family]}, {parameter.replace('decay', 'weight decay')} {level:g}"
+                depth, decay = (group[0]["parameters"][name] for name in ("depth", "decay"))
+                name = f"{FAMILIES[family]}, depth {depth}" + (f", weight decay {level:g}" if parameter == "decay" else "")
                 name += f", half-width {half_width:g}" if len(published) > 1 else ""
-                rows.append([name, *_means(group, half_width), *known.get((family, parameter, level), ("", ""))])
+                by_decay = known.get((family, "decay", decay), NONE) if depth == DECAY_DEPTHS[family] else NONE
+                beside = known.get((family, "depth", depth), by_decay) if parameter == "depth" else by_decay
+                rows.append([name, *_means(group, half_width), *beside])
         shuffled = select(records, labels="shuffled")
         rows += [["shuffled labels", *_means(shuffled, half_width), "", ""]] if shuffled else []
     return rows

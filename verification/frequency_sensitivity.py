@@ -14,6 +14,7 @@ are this project's. Presets say how far the size is reduced; Tiny ImageNet stand
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -29,7 +30,7 @@ from linconv.sensitivity import frequency_sensitivity
 from linconv.spectra import on_full_grid, power_spectrum, spectral_exponent
 from linconv.statistics import Interval, Trend, total_variation, trend
 from verification import _figure_sensitivity as figures
-from verification._sensitivity_presets import HALF_WIDTH, IMAGENETTE, PUBLISHED, PUBLISHED_IMAGENETTE, SMALL, preset_of, tasks_of
+from verification._sensitivity_presets import HALF_WIDTH, IMAGENETTE, PUBLISHED, PUBLISHED_IMAGENETTE, SMALL, Preset, preset_of, tasks_of
 from verification._sensitivity_runs import half_width_of, prepare, run, select, spectrum_curve
 from verification._sensitivity_statistics import (
     FAMILIES,
@@ -60,7 +61,7 @@ UNITS = {"depth": ("with depth", "each doubling", math.log2), "decay": ("with we
 def claim(
     *,
     data: Annotated[str, "data set: photos, cifar10, fashion-mnist, or a folder with one subfolder of images a class"] = "photos",
-    preset: Annotated[Literal["smoke", "reduced", "paper"], "size: smoke, reduced (an hour on two cores), paper (published)"] = "smoke",
+    preset: Annotated[Literal["smoke", "reduced", "paper"], "size: smoke, reduced (an hour on one core), paper (published)"] = "smoke",
     store: Annotated[str, "file that keeps finished runs, from which a run that was killed goes on; empty: none is kept"] = "",
     jobs: Annotated[int, Between(ge=1, le=256), "processes that train at the same time"] = 2,
     engine: Annotated[
@@ -74,10 +75,10 @@ def claim(
     yield Progress("reading images")
     linear = classified(data, lambda: images.load(data, samples=LINEAR_SAMPLES, grid=(LINEAR_SIDE,) * 2, generator=generator))
     p = preset_of(preset, data)
+    kinds = {width: classified(data, partial(training_images, data, p, width)).images for width in (0.0, *p.half_widths)}
     records: list[Record] = []
     tasks = tasks_of(p, data, seed)
     yield from train_all(run, tasks, store, jobs, engine, scheduler, records)
-    kinds = {width: prepare(data, p.side, p.samples, width)[0].images for width in (0.0, *p.half_widths)}
     what = f"{len(kinds[0.0])} images of {data}, {p.side}×{p.side}, {p.epochs} epochs, {p.seeds} seeds, width {p.families[0].width}"
     yield Note(f"preset {preset}: {what}", in_scope=True)
     if lacking := missing(tasks, records, by=("family", "depth", "decay", "labels")):
@@ -105,6 +106,11 @@ def claim(
         "_accuracy": lambda: figures.accuracy_table(rows, origin, title),
     }.items():
         yield Figure(f"frequency_sensitivity{name}", draw)
+
+
+def training_images(data: str, p: Preset, width: float) -> images.ImageSet:
+    """What the networks see; raises where there are too few to train or to test on."""
+    return prepare(data, p.side, p.samples, width)[0]
 
 
 def spectra_of(kinds: dict[float, Float[Tensor, "N C H W"]]) -> tuple[Curve, Spectra]:

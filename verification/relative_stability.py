@@ -32,7 +32,6 @@ KIND = "empirical"
 FAST = {"preset": "tiny", "jobs": 1}
 NEAR = math.log10(2)  # "near 1" is read as within a factor of 2
 FALL = math.log10(2)  # a fall by less than a factor of 2 is none
-RESAMPLES = 1000
 PUBLISHED = 0.2  # test error / √R
 FEWEST = 5  # architectures: with fewer their correlation is not judged
 
@@ -70,7 +69,7 @@ def claim(
         yield inconclusive("(b) published statements", "the training of all architectures but one diverged")
         return
     yield from course_checks(trained, decided)
-    yield from error_checks(trained, decided, generator)
+    yield from error_checks(trained, decided)
     yield from table(trained, shuffled)
     yield Figure("relative_stability", lambda: figure(trained, shuffled, f"Preset {preset}: {what}"))
 
@@ -150,7 +149,7 @@ def course_checks(groups: Groups, decided: bool) -> Iterator[Check | Note]:
     yield control("(b) 2: noise against other noise", exceeds("", interval(over(groups, "G", 0) - again["G"]), FALL))
 
 
-def error_checks(groups: Groups, decided: bool, generator: torch.Generator) -> Iterator[Check | Note]:
+def error_checks(groups: Groups, decided: bool) -> Iterator[Check | Note]:
     """(b) 3: log test error against log √R, one point an architecture, and the published line."""
     errors = torch.stack([torch.tensor([1 - r["result"]["test_accuracy"] for r in group]) for group in groups.values()]).double()
     errors = errors.clamp_min(1e-4).log10()
@@ -162,10 +161,10 @@ def error_checks(groups: Groups, decided: bool, generator: torch.Generator) -> I
     if len(groups) < FEWEST:
         yield inconclusive(name, f"{len(groups)} architectures; at least {FEWEST} make a correlation", required=decided)
     else:
-        found = correlation_interval(errors.mean(1), roots.mean(1), generator=generator, resamples=RESAMPLES)
+        found = correlation_interval(errors.mean(1), roots.mean(1))
         yield judged(exceeds(name, found, 0.0, draws=errors.numel()), decided)
     levels = torch.arange(float(FEWEST), dtype=torch.float64)
-    planted = correlation_interval(levels, 0.1 * (levels % 2) - levels, generator=generator, resamples=RESAMPLES)
+    planted = correlation_interval(levels, 0.1 * (levels % 2) - levels)
     yield control("(b) 3: errors that fall with R, planted", exceeds("", planted, 0.0))
 
 

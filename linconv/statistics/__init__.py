@@ -4,9 +4,10 @@ SciPy does most of the work; what is added is what experiments need: intervals t
 at common images, an answer for degenerate samples, randomness from a `torch.Generator`, and no warnings.
 """
 
+from linconv.statistics.correlations import correlation, correlation_interval
 from linconv.statistics.curves import cosine_distance, first_moment, kl_divergence, total_variation
 from linconv.statistics.permutations import Difference, Trend, permutation_test, trend
-from linconv.statistics.resampling import Interval, bootstrap_interval, correlation, correlation_interval
+from linconv.statistics.resampling import Interval, bootstrap_interval
 from linconv.statistics.student import crossed_interval, mean_interval
 
 __all__ = [

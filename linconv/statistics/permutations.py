@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # its stats load at their first use, so that the workers of a sweep need not wait for them
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from linconv.statistics.resampling import Array, Interval, as_array, checked_level, numpy_generator
@@ -71,7 +71,7 @@ def trend(
         return Trend(0.0, 1.0, Interval(0.0, 0.0, 0.0, confidence))
     # SciPy counts relabellings of samples, but not with one value in a level: then it permutes all values, n! of them.
     kind: Literal["independent", "pairings"] = "independent" if min(map(len, samples)) > 1 else "pairings"
-    tested = stats.permutation_test(
+    tested = scipy.stats.permutation_test(
         samples if kind == "independent" else [y],
         functools.partial(_kendall_s, x),
         permutation_type=kind,
@@ -81,7 +81,7 @@ def trend(
         alternative=_checked(alternative),
         rng=rng,
     )
-    tau = float(stats.kendalltau(x, y).statistic)
+    tau = float(scipy.stats.kendalltau(x, y).statistic)
     return Trend(tau, float(tested.pvalue), sen_slope(x, y, confidence))
 
 
@@ -106,7 +106,7 @@ def permutation_test(
         raise ValueError(f"a, b: expected at least two values each, got {x.size} and {y.size}")
     count, rng = validate_size("resamples", resamples), numpy_generator(generator)
     batch = max(1, 2**22 // (x.size + y.size))
-    tested = stats.permutation_test(
+    tested = scipy.stats.permutation_test(
         samples, _mean_difference, vectorized=True, n_resamples=count, batch=batch, alternative=_checked(alternative), rng=rng
     )
     return Difference(float(tested.statistic), float(tested.pvalue))

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: of independent samples, and of correlations.  For few samples see `linconv.statistics.student`."""
+"""Bootstrap intervals of independent samples.  For few samples see `linconv.statistics.student`."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its stats load at their first use, so that the workers of a sweep need not wait for them
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from linconv.validation import validate_generator, validate_size, validate_tensor
 
 Array = NDArray[np.float64]
-NEARLY_CONSTANT = 1e-13  # spread relative to the mean below which a correlation is one of rounding errors, as in SciPy
 
 
 @dataclass(frozen=True)
@@ -69,62 +68,12 @@ def bootstrap_interval(
     # Chunks of about 32 MB.
     batch = max(1, 2**22 // arrays[0].size)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.bootstrap(arrays, statistic, n_resamples=count, batch=batch, method="BCa", **options)
+        found = scipy.stats.bootstrap(arrays, statistic, n_resamples=count, batch=batch, method="BCa", **options)
     low, high = np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)
     low, high = _repaired(estimate, low, high, np.asarray(found.bootstrap_distribution), confidence)
     return as_interval(estimate, low, high, confidence, given[0].device)
-
-
-def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
-    """Pearson's correlation of the entries of two tensors of one shape.
-
-    Raises `ValueError` for different shapes, fewer than three entries, NaN, or entries that are all alike up to rounding.
-
-    >>> correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 7.0])) > 0.99
-    True
-    """
-    x, y = as_array("a", a).ravel(), as_array("b", b).ravel()
-    if a.shape != b.shape or x.size < 3:
-        raise ValueError(f"a, b: expected one shape with at least three entries, got {tuple(a.shape)} and {tuple(b.shape)}")
-    for name, values in (("a", x), ("b", y)):
-        largest = np.abs(values).max()
-        scaled = values / largest if largest > 0 else values
-        if np.linalg.norm(scaled - scaled.mean()) <= NEARLY_CONSTANT * abs(scaled.mean()):
-            raise ValueError(
-                f"{name}: expected entries that are not all alike, got {values[0]:.6g} {values.size} times; nothing correlates"
-            )
-    return float(stats.pearsonr(x / np.abs(x).max(), y / np.abs(y).max()).statistic)
-
-
-def correlation_interval(
-    a: Float[Tensor, "*runs m"], b: Float[Tensor, "*runs m"], *, generator: torch.Generator, level: float = 0.95, resamples: int = 9999
-) -> Interval:
-    """Bootstrap interval of the correlation of two curves: over their entries, or over runs.
-
-    Curves `(m,)`: pairs of entries are resampled, which takes them for independent.  Curves `(runs, m)`: rows are resampled, those of `a`
-    and `b` together, and the mean curves correlated; give a curve that is the same in all runs as `curve.expand(runs, m)`.  Resamples
-    whose entries are all alike have no correlation and are left out.  Raises as `correlation` and `bootstrap_interval` do.
-
-    >>> r = torch.linspace(0, 1, 20, dtype=torch.float64)
-    >>> interval = correlation_interval(r, r**2, generator=torch.Generator().manual_seed(0), resamples=999)
-    >>> 0.9 < interval.low <= interval.estimate <= interval.high <= 1
-    True
-    """
-    validate_tensor("a", a, ndim=(1, 2), shape="(m,) or (runs, m)")
-    validate_tensor("b", b, ndim=(1, 2), shape="(m,) or (runs, m)")
-    if a.shape != b.shape:
-        raise ValueError(f"a, b: expected one shape, got {tuple(a.shape)} and {tuple(b.shape)}; use expand for a curve common to all runs")
-    correlation(*(x if x.ndim == 1 else x.mean(0) for x in (a, b)))
-    if a.ndim == 1:
-        return bootstrap_interval((a, b), _pearson, generator=generator, level=level, resamples=resamples)
-
-    def of_mean_curves(x: Array, y: Array, axis: int) -> Array | np.float64:
-        # SciPy moves the runs to the end, behind its resamples: (m, resamples, runs). The entries of the curves stay in front.
-        return _pearson(x.mean(axis), y.mean(axis), 0)
-
-    return bootstrap_interval((a, b), of_mean_curves, generator=generator, level=level, resamples=resamples)
 
 
 def as_array(name: str, value: object, ndim: tuple[int, ...] | None = None) -> Array:
@@ -164,8 +113,3 @@ def _repaired(estimate: Array, low: Array, high: Array, resampled: Array, level:
     scale = np.abs(estimate) * 8 * np.finfo(float).eps
     constant = np.nanmax(resampled, -1) - np.nanmin(resampled, -1) <= scale
     return np.where(constant, estimate, low), np.where(constant, estimate, high)
-
-
-def _pearson(x: Array, y: Array, axis: int) -> Array | np.float64:
-    x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
-    return (x * y).sum(axis) / np.sqrt(np.square(x).sum(axis) * np.square(y).sum(axis))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from linconv.statistics.resampling import Array, Interval, as_array, as_interval, checked_level
@@ -83,4 +83,4 @@ def _without(x: Tensor, dim: int, i: int) -> Tensor:
 
 
 def _quantile(level: float, count: int) -> float:
-    return float(stats.t.ppf((1 + level) / 2, count - 1))
+    return float(special.stdtrit(count - 1, (1 + level) / 2))
