@@ -38,7 +38,7 @@ class Preset(NamedTuple):
 # `smoke` shows that everything runs; `reduced` ends in minutes on two cores; `full` is the size of the papers, for a GPU.
 PRESETS = {
     "smoke": Preset(8, 12, 4, 250, 4, 120, 25, 2, 32),
-    "reduced": Preset(16, 24, 8, 4096, 10, 1024, 50, 3, 64),
+    "reduced": Preset(16, 24, 8, 2048, 10, 512, 30, 3, 64),
     "full": Preset(64, 128, 16, None, 100, None, 100, 5, 128),
 }
 STEP_SIZE, WEIGHT_DECAY = 0.02, 1e-4
