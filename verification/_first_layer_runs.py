@@ -11,6 +11,7 @@ from linconv import images, models
 from linconv.classifiers import accuracy, shuffled_labels, train_classifier
 from linconv.models import ImageNetwork
 from linconv.patches import PatchSpectrum, energy_profile, first_filters, patch_spectrum
+from verification._sweeping import train_and_test
 
 KERNEL = 3
 LAGS = 4
@@ -37,7 +38,7 @@ class Preset(NamedTuple):
 
 # `smoke` shows that everything runs; `reduced` ends in minutes on two cores; `full` is the size of the papers, for a GPU.
 PRESETS = {
-    "smoke": Preset(8, 12, 4, 250, 4, 120, 25, 2, 32),
+    "smoke": Preset(8, 12, 4, 250, 4, 60, 20, 2, 32),
     "reduced": Preset(16, 24, 8, 2048, 10, 512, 30, 3, 64),
     "full": Preset(64, 128, 16, None, 100, None, 100, 5, 128),
 }
@@ -75,10 +76,7 @@ def grid_of_runs(preset: str, data: str, padding_mode: str, seed: int) -> dict[s
 @lru_cache(maxsize=1)
 def prepare(data: str, samples: int | None) -> tuple[images.ImageSet, images.ImageSet]:
     """Training and test images in single precision, each channel standardised by the training set's mean and deviation."""
-    sets = [
-        images.load(data, split=split, samples=count, grid=(32, 32), dtype=torch.float32, generator=torch.Generator().manual_seed(ORIGIN))
-        for split, count in (("train", samples), ("test", None if samples is None else max(samples // 4, 100)))
-    ]
+    sets = train_and_test(data, samples, 32, ORIGIN)
     train = sets[0].images
     mean, deviation = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
     train_set, test_set = (images.ImageSet((s.images - mean) / deviation, s.labels, s.classes) for s in sets)
