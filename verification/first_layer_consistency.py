@@ -45,8 +45,8 @@ PUBLISHED = {
     "fit": (".94", "–", ".96"),
 }
 PRESET_HELP = (
-    "smoke (10 small networks, a minute: shows that everything runs), reduced (15 narrow ones, a quarter of an hour on two free cores), "
-    "full (25 of the papers' size and training, 2,900 times the work of reduced: for GPUs)"
+    "smoke (12 small networks: shows that everything runs), reduced (18 narrow ones, minutes on two free cores), "
+    "full (30 of the papers' size and training, 7,600 times the work of reduced: for GPUs)"
 )
 
 Profiles = dict[str, dict[str, Float[Tensor, "runs P"]]]
