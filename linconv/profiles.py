@@ -133,12 +133,10 @@ def exact_dynamics(
     """
     eta = validate_number("step_size", step_size, positive=True)
     patches, start = mean_patches(spectrum, images), _filters(spectrum, filters)
-    heads = (
-        start.new_ones(1, len(start)) if head is None else validate_tensor("head", head, ndim=(2,), shape="a head (M, K)").to(torch.float64)
-    )
+    heads = start.new_ones(1, len(start)) if head is None else validate_tensor("head", head, ndim=(2,), shape="(M, K)").to(torch.float64)
     validate_tensor("targets", targets, ndim=(1,) if head is None else (2,), shape="(N,) for the head that sums, (N, M) with a head (M, K)")
     if len(targets) != len(patches):
-        raise ValueError(f"targets: expected {len(patches)}, one an image, got {len(targets)}")
+        raise ValueError(f"targets: expected {len(patches)}, one an image, got {len(targets)}; pass those of these images")
     if heads.shape[1] != len(start) or (head is not None and targets.shape[1] != len(heads)):
         raise ValueError(f"head: expected ({targets[0].numel()}, {len(start)}), outputs by filters, got {tuple(heads.shape)}")
     left, sizes, right = _reduced_svd(patches, _rounding(spectrum, images))
@@ -167,29 +165,42 @@ def _random_labels(
     variance = 1.0
     if targets is not None:
         if validate_tensor("targets", targets, ndim=(1,), shape="(N,), one label an image").shape != (n,):
-            raise ValueError(f"targets: expected {n}, one an image, got {len(targets)}")
+            raise ValueError(f"targets: expected {n}, one an image, got {len(targets)}; pass those of these images")
         variance = float(targets.to(torch.float64).square().mean())
     rate = 2 * eta * len(start) * alpha
     _stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
-    grown, u = learned(rate, t), spectrum.components.to(torch.float64)
-    mean = start.mean(0)
+    grown, u, mean = learned(rate, t), spectrum.components.to(torch.float64), start.mean(0)
     kept_part = u @ (mean - q @ (grown * (q.T @ mean)))
     expected = (u @ q).square() @ (grown / len(start)).square().div(alpha) * variance / n
     return (((start - mean) @ u.T).square().mean(0) + kept_part.square() + expected).sqrt()
 
 
 def moments(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "M P"]]:
-    """A = (1/N) Σ p̄ p̄ᵀ and B = (1/N) Σ y p̄ᵀ."""
-    if len(patches) != len(targets):
-        raise ValueError(f"targets: expected {len(patches)} rows, one a mean patch, got {len(targets)}")
+    """A = (1/N) Σ p̄ p̄ᵀ and B = (1/N) Σ y p̄ᵀ; raises where there is not a row of targets a mean patch."""
+    _validate_rows(patches, targets)
     return patches.T @ patches / len(patches), targets.T @ patches / len(patches)
+
+
+def _validate_rows(patches: Tensor, targets: Tensor) -> None:
+    if targets.ndim != 2 or len(patches) != len(targets):
+        raise ValueError(
+            f"targets: expected (N, M) with N = {len(patches)}, one row a mean patch, got {tuple(targets.shape)}; reshape them"
+        )
+
+
+def _residual(head: Tensor, filters: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "M P"]:
+    """E = VWA − B."""
+    shapes, (m, k, p) = [tuple(given.shape) for given in (head, filters, a, b)], (len(head), len(filters), len(a))
+    if shapes != [(m, k), (k, p), (p, p), (m, p)]:
+        raise ValueError(f"head, filters, a, b: expected (M, K), (K, P), (P, P), (M, P), got {', '.join(map(str, shapes))}; take moments")
+    return head @ filters @ a - b
 
 
 def joint_step(
     head: Float[Tensor, "M K"], filters: Float[Tensor, "K P"], a: Float[Tensor, "P P"], b: Float[Tensor, "M P"], step_size: Real
 ) -> tuple[Float[Tensor, "M K"], Float[Tensor, "K P"]]:
     """One step of gradient descent on both layers at once: V ← V − 2ηEWᵀ, W ← W − 2ηVᵀE, E = VWA − B."""
-    error = head @ filters @ a - b
+    error = _residual(head, filters, a, b)
     return head - 2 * step_size * error @ filters.T, filters - 2 * step_size * head.T @ error
 
 
@@ -200,7 +211,7 @@ def balance_change(
 
     The terms of first order, −2η(VᵀEWᵀ + WEᵀV), are the same in both; gradient flow conserves the difference (arXiv 1802.06509).
     """
-    error = head @ filters @ a - b
+    error = _residual(head, filters, a, b)
     right, left = error @ filters.T, head.T @ error
     return 4 * step_size**2 * (right.T @ right - left @ left.T)
 
@@ -211,8 +222,7 @@ def small_start_limit(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M
     Θ = BA⁺, M×P, is the least-squares map from mean patches to targets, and the number of filters at least its rank.  The energies are
     then $e_i = (\langle u_i, W^T W u_i\rangle / K)^{1/2}$.  Derived in docs/energy-profile.md; balance is arXiv 1802.06509's.
     """
-    if len(patches) != len(targets):
-        raise ValueError(f"targets: expected {len(patches)} rows, one a mean patch, got {len(targets)}")
+    _validate_rows(patches, targets)
     left, sizes, right = _reduced_svd(patches)
     theta = (targets.T @ left / sizes) @ right.T
     _, gains, v = torch.linalg.svd(theta, full_matrices=False)
@@ -234,19 +244,18 @@ def aligned_mode(
     for name, value in (("alpha", alpha), ("beta", beta), ("start", start)):
         if bool((validate_tensor(name, value) < 0).any()):
             raise ValueError(f"{name}: expected numbers ≥ 0, got {float(value.min())}; strengths and moments of aligned modes are")
+    if not alpha.shape == beta.shape == start.shape:
+        raise ValueError(f"alpha, beta, start: expected one shape, got {tuple(alpha.shape)}, {tuple(beta.shape)}, {tuple(start.shape)}")
     time = 4 * validate_number("step_size", step_size, positive=True) * validate_steps(steps)
-    z = beta * time
-    spent = torch.where(beta > 0, -torch.expm1(-z) / beta, time)  # ∫ exp(−4βηs) ds
-    return torch.where(start > 0, start / (torch.exp(-z) + start * alpha * spent), 0.0)
+    spent = torch.where(beta > 0, -torch.expm1(-beta * time) / beta, time)  # ∫ exp(−4βηs) ds
+    return torch.where(start > 0, start / (torch.exp(-beta * time) + start * alpha * spent), 0.0)
 
 
 def validate_steps(steps: object) -> float:
     """The number of steps as a float, whole and ≥ 0 or infinite, else raise."""
-    if isinstance(steps, float) and steps == math.inf:
-        return steps
-    number = validate_number("steps", steps)
-    if number != math.floor(number):
-        raise ValueError(f"steps: expected a whole number ≥ 0 or math.inf, got {number}")
+    number = math.inf if isinstance(steps, float) and steps == math.inf else validate_number("steps", steps)
+    if number < math.inf and number % 1:
+        raise ValueError(f"steps: expected a whole number ≥ 0 or math.inf, got {number}; round it")
     return number
 
 
@@ -267,9 +276,7 @@ def _filters(spectrum: PatchSpectrum, filters: object) -> Float[Tensor, "K P"]:
     return weight.detach().to(torch.float64).flatten(1)
 
 
-def _reduced_svd(
-    matrix: Float[Tensor, "m n"], rounding: float = 0.0
-) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "n r"]]:
+def _reduced_svd(matrix: Float[Tensor, "m n"], rounding: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Left vectors, singular values above rounding, right vectors as columns; `rounding` is the norm of what the entries are wrong by."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     kept = values > max(max(matrix.shape) * EPSILON * float(values[0]), rounding)

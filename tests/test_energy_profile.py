@@ -9,8 +9,20 @@ from scipy import stats
 
 import linconv as lc
 from linconv.claims import UsageError
+from verification import _profile_limits as limits
 from verification import energy_profile
-from verification._pooled_networks import chi_spread, descend, descend_pooled, load, pooled_patches, shuffled_tiles
+from verification._pooled_networks import (
+    chi_spread,
+    condensed,
+    descend,
+    descend_by_doubling,
+    descend_outputs,
+    descend_pooled,
+    load,
+    pooled_patches,
+    shuffled_tiles,
+    stable_step,
+)
 
 F64 = torch.float64
 
@@ -57,6 +69,41 @@ def test_the_trained_convolution_sees_the_pooled_patches(loaded, generator):
         assert not torch.equal(moved, head)
 
 
+def test_pooled_patches_do_not_depend_on_how_many_are_cut_at_once(loaded):
+    natural = loaded[0]
+    many = natural._replace(x=natural.x.repeat(11, 1, 1, 1))  # more than are cut at once
+    torch.testing.assert_close(pooled_patches(many), pooled_patches(natural).repeat(11, 1), rtol=0, atol=1e-14)
+
+
+def test_filters_of_their_own_are_those_under_an_identity(loaded, generator):
+    rows = pooled_patches(loaded[1])
+    targets = torch.randn(len(rows), 3, dtype=F64, generator=generator)
+    _, expected = descend_pooled(rows, targets, torch.zeros(3, rows.shape[1], dtype=F64), torch.eye(3, dtype=F64), 0.05, 16, both=False)
+    torch.testing.assert_close(descend_outputs(rows, targets, 0.05, 16), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(descend_by_doubling(rows, targets, 0.05, 4), expected, rtol=0, atol=1e-14)
+    assert not torch.allclose(descend_by_doubling(rows, targets, 0.05, 3), expected, rtol=0, atol=1e-6)
+
+
+def test_both_layers_train_alike_on_few_rotated_patches(loaded, generator):
+    rows = pooled_patches(loaded[1])
+    targets = torch.randn(len(rows), 40, dtype=F64, generator=generator)
+    few, labels = condensed(rows, targets)
+    assert few.shape == (27, 27)
+    assert labels.shape == (27, 27)
+    torch.testing.assert_close(few.T @ few / 27, rows.T @ rows / len(rows))
+    # The rotation O of the outputs, from the least-squares maps of both: 40×27, its columns orthonormal.
+    one, other = (torch.linalg.lstsq(p, y).solution.T for p, y in ((rows, targets), (few, labels)))
+    turn = torch.linalg.lstsq(other.T, one.T).solution.T
+    torch.testing.assert_close(turn.T @ turn, torch.eye(27, dtype=F64), rtol=0, atol=1e-8)
+    head, filters = torch.randn(27, 5, dtype=F64, generator=generator), torch.randn(5, 27, dtype=F64, generator=generator)
+    eta = 0.02 * stable_step(rows)
+    v, w = descend_pooled(few, labels, filters, head, eta, 10, both=True)
+    wide, same = descend_pooled(rows, targets, filters, turn @ head, eta, 10, both=True)
+    assert float((w - filters).abs().max()) > 0.01
+    torch.testing.assert_close(same, w, rtol=0, atol=1e-8)
+    torch.testing.assert_close(wide, turn @ v, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("degrees", [1, 2, 7, 500])
 def test_the_spread_of_a_root_of_chi_squared(degrees):
     law = stats.chi(degrees)
@@ -88,6 +135,26 @@ def test_a_wrong_law_is_refuted(monkeypatch):
     checks = [c for c in energy_profile.exact_checks(*_small(), 4, 10, torch.Generator().manual_seed(0)) if hasattr(c, "outcome")]
     assert checks[0].outcome == "fail"
     assert checks[2].outcome == "pass"  # what is conserved does not depend on the rate
+
+
+def outcomes(events):
+    return {event.name: event.outcome for event in events if hasattr(event, "outcome") and not event.control}
+
+
+def test_limits_are_seen_in_what_torch_trains_and_not_in_a_law(monkeypatch):
+    """(d), (e) and (f) fail if torch trains otherwise than it says: half as far, by the root of the start, not to the end."""
+    natural, labels = _small()
+    seeded = torch.Generator().manual_seed(0)
+    right = limits.descend_outputs
+    monkeypatch.setattr(limits, "descend_outputs", lambda rows, y, *rest: right(rows, y, *rest) / 2)
+    assert set(outcomes(limits.label_checks(natural, seeded)).values()) == {"fail", "pass"}  # of the energies; the spread is relative
+    monkeypatch.setattr(limits, "descend_pooled", lambda rows, y, w, v, eta, t, both: (v, w.abs().sqrt() + eta))
+    assert "pass" not in outcomes(limits.limit_checks(natural, labels, 3, seeded)).values()
+    late, together = limits.descend_by_doubling, limits.trained_jointly
+    monkeypatch.setattr(limits, "descend_by_doubling", lambda rows, y, eta, n: late(rows, y, eta, 4))
+    monkeypatch.setattr(limits, "trained_jointly", lambda *given: together(*given) @ torch.diag(torch.logspace(0, 1, 27, dtype=F64)))
+    tiles = load("photos", 100, 9, 3, torch.Generator().manual_seed(0))[1]
+    assert "pass" not in outcomes(limits.exponent_checks(natural, tiles, 20, seeded)).values()
 
 
 def _small():

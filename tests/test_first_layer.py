@@ -54,8 +54,14 @@ def test_spatial_frequencies_of_waves():
 
 def test_groups_differ_from_the_base_in_one_respect():
     grid = runs.grid_of_runs("smoke", "photos", "zeros", 5)
-    for name, changed in {"width": {"width"}, "labels": {"labels"}, "frozen": {"frozen"}, "architecture": {"network", "width"}}.items():
-        for base, other in zip(grid["base"], grid[name], strict=True):
+    for reference, name, changed in (
+        ("base", "width", {"width"}),
+        ("base", "frozen", {"frozen"}),
+        ("base", "architecture", {"network", "width"}),
+        ("base", "few", {"few", "epochs", "augmented"}),
+        ("few", "labels", {"labels"}),
+    ):
+        for base, other in zip(grid[reference], grid[name], strict=True):
             assert {key for key in base if base[key] != other[key]} == changed
     assert [task["seed"] for task in grid["base"]] == [5, 6]
 
@@ -64,7 +70,7 @@ def test_groups_differ_from_the_base_in_one_respect():
 def tiny(tmp_path_factory):
     """A preset of seconds, its store and what the claim yields: no verdict, which a fresh process would replay at the preset's own size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runs.PRESETS, "smoke", runs.Preset(4, 6, 2, 60, 2, 2, 20))
+        patch.setitem(runs.PRESETS, "smoke", runs.Preset(4, 6, 2, 60, 2, 40, 3, 2, 20))
         store = tmp_path_factory.mktemp("runs") / "store.jsonl"
         yield store, list(claim.claim(preset="smoke", jobs=1, store=str(store)))
 
@@ -76,14 +82,15 @@ def test_a_tiny_run_is_decided_and_kept(tiny):
     assert [c.outcome for c in checks if c.control and "shrinks" in c.name] == ["fail"]  # of two epochs nothing else is expected
     assert isinstance(next(event for event in events if isinstance(event, Figure)).draw(), Drawing)
     lines = [json.loads(line) for line in store.read_text().splitlines()]
-    assert len(lines) == 10
+    assert len(lines) == 12
     for line in lines:
         result = line["result"]
         if line["parameters"]["frozen"]:
             assert max(result["change"]) == 0
         else:
             assert max(result["change"]) > 0
-        assert len(result["growth"]) == 2
+        met = [40, 80, 120] if line["parameters"]["few"] else [60, 120]
+        assert [count for count, _ in result["growth"]] == met
         assert 0 <= result["test_accuracy"] <= 1
 
 

@@ -756,8 +756,16 @@ def test_wrong_modes_and_moments_are_refused():
     with pytest.raises(ValueError, match="beta: expected numbers ≥ 0, got -1"):
         aligned_mode(one, -one, one, step_size=0.1, steps=1)
     for function in (moments, small_start_limit):
-        with pytest.raises(ValueError, match="targets: expected 5 rows, one a mean patch, got 4"):
-            function(normal(5, 3), normal(4, 2))
+        for targets in (normal(4, 2), normal(5)):
+            with pytest.raises(ValueError, match="targets: expected \\(N, M\\) with N = 5, one row a mean patch, got \\("):
+                function(normal(5, 3), targets)
+    with pytest.raises(ValueError, match="alpha, beta, start: expected one shape, got \\(2,\\), \\(1,\\), \\(2,\\)"):
+        aligned_mode(one, one[:1], one, step_size=0.1, steps=1)
+    right = {"head": normal(2, 3), "filters": normal(3, 4), "a": normal(4, 4), "b": normal(2, 4)}
+    for name, wrong in (("head", normal(2, 5)), ("filters", normal(3, 5)), ("a", normal(4)), ("b", normal(1, 4))):
+        for step in (joint_step, balance_change):
+            with pytest.raises(ValueError, match="head, filters, a, b: expected \\(M, K\\), \\(K, P\\), \\(P, P\\), \\(M, P\\), got "):
+                step(**(right | {name: wrong}), step_size=0.1)
 
 
 # --- Wrong variants that these tests must tell from the truth -------------------------------------------------------------

@@ -8,7 +8,7 @@ from linconv.claims import Progress, UsageError, check
 from linconv.images import ImageSet
 from linconv.sweeps.store import open_store
 from verification import first_layer_consistency, frequency_sensitivity
-from verification._sweeping import classified, identity, missing, train_all
+from verification._sweeping import classified, identity, missing, train_all, train_and_test
 
 CLAIMS = [frequency_sensitivity, first_layer_consistency]
 every_claim = pytest.mark.parametrize("module", CLAIMS, ids=[module.__name__.rpartition(".")[2] for module in CLAIMS])
@@ -124,3 +124,43 @@ def test_an_unreachable_scheduler_is_a_usage_error(module):
     pytest.importorskip("distributed", reason="Dask is an extra")
     with pytest.raises(UsageError, match=r"^scheduler: none answers at tcp://127.0.0.1:9"):
         check(module.claim, engine="dask", scheduler="tcp://127.0.0.1:9")
+
+
+def pictures(folder, count, first=0):
+    """Two classes, each picture of a grey of its own."""
+    for n in range(count):
+        path = folder / ("light" if n % 2 else "dark")
+        path.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), first + n).save(path / f"{n}.png")
+
+
+def greys(part):
+    return sorted((255 * part.images[:, 0, 0, 0]).round().long().tolist())
+
+
+@pytest.mark.parametrize("samples", [40, None])
+def test_a_folder_without_a_test_part_gives_one(tmp_path, samples):
+    pictures(tmp_path, 150)
+    train, test = train_and_test(str(tmp_path), samples, 4, 0)
+    assert (len(train), len(test)) == ((40, 100) if samples else (120, 30))
+    assert set(greys(train)).isdisjoint(greys(test))
+    assert train.classes == test.classes == ("dark", "light")
+    for part in (train, test):
+        assert greys(part) == sorted(set(greys(part)))
+        assert min(part.labels.bincount(minlength=2).tolist()) > 10
+    again = train_and_test(str(tmp_path), samples, 4, 0)
+    assert torch.equal(again[0].images, train.images)
+
+
+def test_a_folder_with_a_test_part_keeps_it(tmp_path):
+    pictures(tmp_path / "train", 60)
+    pictures(tmp_path / "val", 10, first=200)
+    train, test = train_and_test(str(tmp_path), None, 4, 0)
+    assert greys(train) == list(range(60))
+    assert greys(test) == list(range(200, 210))
+
+
+def test_a_folder_of_too_few_images_is_refused(tmp_path):
+    pictures(tmp_path, 10)
+    with pytest.raises(ValueError, match="samples: expected at most the 10 images there are, got 140; take fewer, or a larger set"):
+        train_and_test(str(tmp_path), 40, 4, 0)

@@ -333,6 +333,17 @@ def test_stores_can_be_joined(store, log, tmp_path):
     assert parse(store.read_bytes(), store)[1] == len(store.read_bytes())
 
 
+def test_a_store_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("linconv.sweeps.store.os.open", refused)
+    with pytest.raises(
+        PermissionError, match=r"^store: .*x\.jsonl cannot be opened for writing \(Permission denied\); give a file in a folder"
+    ):
+        list(sweep(dict, {"a": [1]}, store=tmp_path / "x.jsonl", n_jobs=1))
+
+
 def test_two_sweeps_do_not_share_a_store(store, log):
     first = sweep(noted, {"log": [log], "a": [1, 2]}, store=store, n_jobs=1)
     next(first)

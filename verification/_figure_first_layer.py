@@ -16,7 +16,8 @@ GROUPS = {
     "base": ("VGG-11", BLACK),
     "width": ("wider", BLUE),
     "architecture": ("ResNet-20", GREEN),
-    "labels": ("random labels", ORANGE),
+    "few": ("few images", PURPLE),
+    "labels": ("few, random labels", ORANGE),
 }
 ROWS = {"seed": "seeds", "width": "widths", "architecture": "VGG – ResNet", "labels": "true – random", "start": "trained – start"}
 
@@ -72,9 +73,9 @@ def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: Mapping[s
 def _growth(axes: Any, results: dict[str, list[dict[str, Any]]]) -> None:
     for group, (name, colour) in GROUPS.items():
         for i, run in enumerate(results[group]):
-            epochs, sizes = zip(*run["growth"], strict=True)
-            axes.plot(epochs, sizes, color=colour, lw=0.9, label=name if i == 0 else None)
-    axes.set(xlabel="epoch", ylabel="‖W − W₀‖ / ‖W₀‖", title="energy grows in training")
+            met, sizes = zip(*run["growth"], strict=True)
+            axes.plot(np.array(met) / 1000, sizes, color=colour, lw=0.9, label=name if i == 0 else None)
+    axes.set(xlabel="images met (thousands)", ylabel="‖W − W₀‖ / ‖W₀‖", title="energy grows in training")
     axes.legend(fontsize=7)
 
 

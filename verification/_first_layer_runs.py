@@ -11,6 +11,7 @@ from linconv import images, models
 from linconv.classifiers import accuracy, shuffled_labels, train_classifier
 from linconv.models import ImageNetwork
 from linconv.patches import PatchSpectrum, energy_profile, first_filters, patch_spectrum
+from verification._sweeping import train_and_test
 
 KERNEL = 3
 LAGS = 4
@@ -18,45 +19,55 @@ ORIGIN = 0  # seed of the choice of images, the same for all runs
 
 
 class Preset(NamedTuple):
-    """Size of an experiment: VGG-11 of `width` and of `other_width`, ResNet-20 of `residual_width`; images, epochs, seeds."""
+    """Size of an experiment: VGG-11 of `width` and of `other_width`, ResNet-20 of `residual_width`; images, epochs, seeds.
+
+    Random labels can only be learned by heart, which takes more epochs of fewer images: `few` of them for `long` epochs, not moved nor
+    mirrored.  The same is done with their true labels, so that the two differ in the labels alone.
+    """
 
     width: int
     other_width: int
     residual_width: int
     samples: int | None
     epochs: int
+    few: int | None
+    long: int
     seeds: int
     batch_size: int
 
 
 # `smoke` shows that everything runs; `reduced` ends in minutes on two cores; `full` is the size of the papers, for a GPU.
 PRESETS = {
-    "smoke": Preset(8, 12, 4, 250, 4, 2, 32),
-    "reduced": Preset(16, 32, 8, 4096, 10, 3, 64),
-    "full": Preset(64, 128, 16, None, 100, 5, 128),
+    "smoke": Preset(8, 12, 4, 250, 4, 60, 20, 2, 32),
+    "reduced": Preset(16, 24, 8, 2048, 10, 512, 30, 3, 64),
+    "full": Preset(64, 128, 16, None, 100, None, 100, 5, 128),
 }
 STEP_SIZE, WEIGHT_DECAY = 0.02, 1e-4
 
 
 def grid_of_runs(preset: str, data: str, padding_mode: str, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each group: `base`, and those that differ from it in one respect."""
+    """The runs of each group: `base` and those that differ from it in one respect, `few`, and `labels`, which differs from that in one."""
     p = PRESETS[preset]
     shared = {
         "data": data,
         "samples": p.samples,
+        "few": None,
         "epochs": p.epochs,
         "batch_size": p.batch_size,
         "padding_mode": padding_mode,
         "network": "vgg11",
         "width": p.width,
         "labels": "true",
+        "augmented": True,
         "frozen": False,
     }
+    few = {"few": p.few, "epochs": p.long, "augmented": False}
     changes: dict[str, dict[str, Any]] = {
         "base": {},
         "width": {"width": p.other_width},
         "architecture": {"network": "resnet20", "width": p.residual_width},
-        "labels": {"labels": "random"},
+        "few": few,
+        "labels": few | {"labels": "random"},
         "frozen": {"frozen": True},
     }
     return {name: [shared | change | {"seed": seed + i} for i in range(p.seeds)] for name, change in changes.items()}
@@ -65,10 +76,7 @@ def grid_of_runs(preset: str, data: str, padding_mode: str, seed: int) -> dict[s
 @lru_cache(maxsize=1)
 def prepare(data: str, samples: int | None) -> tuple[images.ImageSet, images.ImageSet]:
     """Training and test images in single precision, each channel standardised by the training set's mean and deviation."""
-    sets = [
-        images.load(data, split=split, samples=count, grid=(32, 32), dtype=torch.float32, generator=torch.Generator().manual_seed(ORIGIN))
-        for split, count in (("train", samples), ("test", None if samples is None else max(samples // 4, 100)))
-    ]
+    sets = train_and_test(data, samples, 32, ORIGIN)
     train = sets[0].images
     mean, deviation = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
     train_set, test_set = (images.ImageSet((s.images - mean) / deviation, s.labels, s.classes) for s in sets)
@@ -92,39 +100,46 @@ def run(
     *,
     data: str,
     samples: int | None,
+    few: int | None,
     epochs: int,
     batch_size: int,
     padding_mode: Literal["zeros", "circular"],
     network: str,
     width: int,
     labels: str,
+    augmented: bool,
     frozen: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Train one network; energies of its first layer W, of its start W₀ and of W − W₀, their growth, responses, accuracies."""
+    """Train one network; energies of its first layer W, of its start W₀ and of W − W₀, their growth, responses, accuracies.
+
+    Components are those of all `samples`, also where only the first `few` are trained on.
+    """
     train, test = prepare(data, samples)
     spectrum = spectrum_of(train)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(network, width, train.images.shape[1], len(train.classes), padding_mode, seed).to(device)
-    targets = train.labels if labels == "true" else shuffled_labels(train.labels, torch.Generator().manual_seed(seed))
+    x, targets = train.images[:few], train.labels[:few]
+    if labels == "random":
+        targets = shuffled_labels(targets, torch.Generator().manual_seed(seed))
     start = first_filters(net).clone()
     if frozen:
         next(net.parameters()).requires_grad_(False)
     growth: list[tuple[int, float]] = []
 
     def follow(progress: Any) -> None:
-        growth.append((len(progress.losses), float((first_filters(net) - start).norm() / start.norm())))
+        growth.append((len(progress.losses) * len(x), float((first_filters(net) - start).norm() / start.norm())))
 
     ended = train_classifier(
         net,
-        train.images,
+        x,
         targets,
         epochs=epochs,
         batch_size=batch_size,
         step_size=STEP_SIZE,
         weight_decay=WEIGHT_DECAY,
-        flips=labels == "true",
-        translations=2 if labels == "true" else 0,
+        flips=augmented,
+        translations=2 if augmented else 0,
         generator=torch.Generator().manual_seed(seed + 10**7),
         on_epoch=follow,
     )
@@ -141,7 +156,7 @@ def run(
         "change": energies(first - before),
         "growth": growth,
         "autocorrelation": {"before": autocorrelation(before, some), "after": autocorrelation(first, some)},
-        "train_accuracy": accuracy(net, train.images, targets),
+        "train_accuracy": accuracy(net, x, targets),
         "test_accuracy": accuracy(net, test.images, test.labels),
         "stop_reason": ended.stop_reason,
     }

@@ -1,7 +1,7 @@
 """Linear CNNs with one convolution, global average pooling and a fixed head, trained by torch; images for them."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from linconv import images
 from linconv.claims import UsageError
 from linconv.patches import PatchSpectrum, patch_spectrum
+
+SIGMAS = 4.5  # of a normal deviate: the largest of a few dozen exceeds it once in some thousand runs
+EPSILON = torch.finfo(torch.float64).eps
 
 
 class Data(NamedTuple):
@@ -92,8 +95,9 @@ def descend(
 
 def pooled_patches(data: Data) -> Float[Tensor, "N P"]:
     """What the pooled convolution sees, from torch's own unfolding: the mean patch of each image less that of all."""
-    patches = nn.functional.unfold(data.x, data.spectrum.windows.kernel, stride=data.stride)
-    return patches.mean(-1) - data.spectrum.mean
+    kernel, stride = data.spectrum.windows.kernel, data.stride
+    means = [nn.functional.unfold(part, kernel, stride=stride).mean(-1) for part in data.x.split(1000)]
+    return torch.cat(means) - data.spectrum.mean
 
 
 @torch.enable_grad()
@@ -117,7 +121,57 @@ def descend_pooled(
     return v.detach(), w.detach()
 
 
+@torch.enable_grad()
+def descend_outputs(
+    patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"], step_size: float, steps: int, start: Float[Tensor, "M P"] | None = None
+) -> Float[Tensor, "M P"]:
+    """M filters after torch's gradient descent on mean patches, each a network of its own with one output, from zero or from `start`."""
+    w = torch.zeros(targets.shape[1], patches.shape[1], dtype=patches.dtype) if start is None else start.clone()
+    rule = torch.optim.SGD([w.requires_grad_()], lr=step_size)
+    for _ in range(steps):
+        rule.zero_grad()
+        ((patches @ w.T - targets).square().sum() / len(patches)).backward()
+        rule.step()
+    return w.detach()
+
+
+def descend_by_doubling(
+    patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"], step_size: float, doublings: int
+) -> Float[Tensor, "M P"]:
+    """The filters of `descend_outputs` from zero after 2^doublings steps: torch's step is affine, and is composed with itself so often."""
+    size = patches.shape[1]
+    kept = descend_outputs(patches, targets.new_zeros(len(patches), size), step_size, 1, torch.eye(size, dtype=patches.dtype))
+    filters = descend_outputs(patches, targets, step_size, 1)
+    for _ in range(doublings):
+        filters, kept = filters + filters @ kept, kept @ kept
+    return filters
+
+
+def condensed(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"]) -> tuple[Float[Tensor, "r P"], Float[Tensor, "r r"]]:
+    """Fewer patches and outputs on which both layers train alike: rotated, r = min(N, P, M) are not zero.
+
+    The loss differs by a constant, gradients by the rotation of the outputs.
+    """
+    turned, few = torch.linalg.qr(patches)
+    _, labels = torch.linalg.qr((turned.T @ targets).T)
+    scale = math.sqrt(len(few) / len(patches))
+    return scale * few, scale * labels.T
+
+
 def chi_spread(degrees: int) -> float:
     """Standard deviation over mean of the root of a χ² variable: √(π/2 − 1) for one degree of freedom, 1/√(2M) for many."""
     mean_squared = 2 * math.exp(2 * (math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)))
     return math.sqrt(degrees / mean_squared - 1)
+
+
+def rounding(steps: int) -> dict[str, Any]:
+    return {"tolerance": 100 * steps * EPSILON, "reason": "rounding of gradient descent, 100·ε a step"}
+
+
+def stable_step(patches: Float[Tensor, "N P"], gain: float = 1.0) -> float:
+    """1/(2s²α), half of the largest stable step: the fastest mode needs one."""
+    return 0.5 * len(patches) / (gain * float(torch.linalg.matrix_norm(patches, 2)) ** 2)
+
+
+def normal(generator: torch.Generator, *shape: int) -> Float[Tensor, "..."]:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from linconv import images
 from linconv.claims import Check, Note, Progress, UsageError, exceeds, inconclusive
+from linconv.images.files import split_folder
 from linconv.statistics import Interval, mean_interval
 from linconv.sweeps import read_store, sweep
 from linconv.sweeps.tasks import tasks_of
 
+NAMED = ("photos", "cifar10", "fashion-mnist")
 Parameters = dict[str, Any]
 Record = dict[str, Any]
 
@@ -93,6 +95,24 @@ def classified(data: str, load: Callable[[], images.ImageSet]) -> images.ImageSe
     if len(loaded.classes) < 2:
         raise UsageError(f"data: expected at least two classes, {data} has only {loaded.classes[0]!r}")
     return loaded
+
+
+def train_and_test(data: str, samples: int | None, side: int, seed: int) -> list[images.ImageSet]:
+    """`samples` training images, or all, in single precision, and a quarter as many test images, 100 at least.
+
+    Of a folder without a test part some images are held out: a fifth where all are taken.
+    """
+    tested = None if samples is None else max(samples // 4, 100)
+    generator = torch.Generator().manual_seed(seed)
+    shared: dict[str, Any] = {"grid": (side, side), "dtype": torch.float32, "generator": generator}
+    folder = Path(data)
+    if data in NAMED or not folder.is_dir() or split_folder(folder, "train")[0] != folder:
+        return [images.load(data, split=split, samples=n, **shared) for split, n in (("train", samples), ("test", tested))]
+    whole = images.load(data, samples=None if samples is None or tested is None else samples + tested, **shared)
+    # A drawn subset has its classes in turn; all images lie class by class.
+    order = torch.randperm(len(whole), generator=generator) if samples is None else torch.arange(len(whole))
+    parts = order.split([kept := samples or round(0.8 * len(whole)), len(whole) - kept])
+    return [images.ImageSet(whole.images[part], whole.labels[part], whole.classes) for part in parts]
 
 
 def untrained(record: Record, least: float) -> str:

@@ -26,19 +26,27 @@ from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
-from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, control, main, predicted_failure, rate
+from linconv.claims import Check, Figure, Note, Progress, UsageError, agree, control, main, predicted_failure
 from linconv.patches import energy_profile, mean_patches, patch_spectrum
 from linconv.profile_fits import fit_published
-from linconv.profiles import ExactDynamics, balance_change, exact_dynamics, moments, predicted_profile, published, small_start_limit
+from linconv.profiles import ExactDynamics, exact_dynamics, predicted_profile, published
 from verification._figure_profiles import Fitted, figure
-from verification._pooled_networks import Data, chi_spread, descend, descend_pooled, load, pooled_patches
+from verification._pooled_networks import (
+    SIGMAS,
+    Data,
+    descend,
+    descend_by_doubling,
+    descend_outputs,
+    load,
+    normal,
+    pooled_patches,
+    rounding,
+    stable_step,
+)
+from verification._profile_limits import exponent_checks, joint_checks, label_checks, limit_checks
 
 FAST = {"samples": 100, "outputs": 60, "steps": 20}
-SIGMAS = 4.5  # of a normal deviate: the largest of a few dozen exceeds it once in some thousand runs
 TRAINED = 100  # images that torch's convolution is trained on; the laws hold for any
-REPEATS = 400
-NEAR = "of the slope, whose limit is approached"
-EPSILON = torch.finfo(torch.float64).eps
 
 
 def claim(
@@ -66,7 +74,7 @@ def claim(
     yield Figure("energy_profile", lambda: figure(shown, f"Random labels, t = {steps}: {samples} images of {data}, {outputs} outputs"))
     yield from label_checks(natural, generator)
     yield from limit_checks(natural, labels, filters, generator)
-    yield from exponent_checks(natural, outputs, generator)
+    yield from exponent_checks(natural, tiles, outputs, generator)
     yield from joint_checks(tiles, filters, generator)
 
 
@@ -116,7 +124,7 @@ def tile_checks(
 ) -> Iterator[Check | Note | Progress]:
     """(c) Shuffled tiles, random labels, one filter an output: the published profile, with η read as 2η/J."""
     yield Progress("training on shuffled tiles")
-    energies, lambdas, printed, law = random_label_profile(tiles, outputs, steps, generator)
+    energies, lambdas, printed, law = random_label_profile(tiles, normal(generator, len(tiles.x), outputs), steps)
     fit = fit_published(energies, lambdas, step_size=printed, generator=generator)
     shown.append(Fitted("shuffled tiles", energies, lambdas, fit, energies_of(tiles, law, steps)))
     yield from remarks("shuffled tiles", tiles, fit.verdict)
@@ -138,11 +146,14 @@ def natural_checks(
 ) -> Iterator[Check | Note | Progress]:
     """(c) Natural images at stride 1, the rest the same: patches overlap and look alike, and the published profile is predicted to fail."""
     yield Progress("training on natural images")
-    energies, lambdas, printed, law = random_label_profile(natural, outputs, steps, generator)
+    labels = normal(generator, len(natural.x), outputs)
+    energies, lambdas, printed, law = random_label_profile(natural, labels, steps)
     fit = fit_published(energies, lambdas, step_size=printed, generator=generator)
     shown.append(Fitted("natural images, stride 1", energies, lambdas, fit, energies_of(natural, law, steps)))
     yield from remarks("natural images, stride 1", natural, fit.verdict)
-    for t, found in ((steps, energies), (10**8, energies_of(natural, law, 10**8))):
+    rows = pooled_patches(natural)
+    late = energy_profile(descend_by_doubling(rows, labels, stable_step(rows), 27), natural.spectrum.components)
+    for t, found in ((steps, energies), (2**27, late[natural.spectrum.lambdas > 0])):
         shape = published(lambdas, printed, t)
         correlation = float(torch.corrcoef(torch.stack([found, shape]))[0, 1])
         yield Note(f"natural images, stride 1: the published profile at t = {t} correlates {correlation:.2f}")
@@ -150,107 +161,15 @@ def natural_checks(
         yield predicted_failure(f"(c) natural images, stride 1: published profile at t = {t}", check)
 
 
-def label_checks(data: Data, generator: torch.Generator) -> Iterator[Check | Progress]:
-    """(d) Random labels: the expected profile, and the spread of an energy, which depends on the number of outputs only."""
-    yield Progress("drawing random labels")
-    spectrum, degrees, t = data.spectrum, (1, 4, 16, 64), 30
-    spread = torch.tensor([chi_spread(m) for m in degrees], dtype=torch.float64)
-    why = f"sampling error of a standard deviation from {REPEATS} repeats, {SIGMAS} of its own"
-    terms: dict[str, Any] = {"tolerance": SIGMAS / math.sqrt(2 * REPEATS), "reason": why, "scale": spread, "draws": REPEATS}
-    for count in (len(data.x), len(data.x) // 2):
-        x, eye = data.x[:count], torch.eye(count, dtype=torch.float64)
-        eta = stable_step(mean_patches(spectrum, x))
-        # Weights that start at zero are linear in the labels: what a label of one at each image gives tells all.
-        law = exact_dynamics(spectrum, x, eye, torch.zeros(count, *spectrum.patch_shape, dtype=torch.float64), step_size=eta, head=eye)
-        answers = law.at(t).flatten(1) @ spectrum.components.T
-        expected = predicted_profile(spectrum, form="random-labels", step_size=eta, steps=t, images=x)
-        yield agree(f"(d) {count} images: the expected energies", answers.square().sum(0).sqrt(), expected, size=count * count)
-        yield control(f"(d) {count} images: 1/N dropped", agree("", answers.square().sum(0).sqrt(), expected * count**0.5, size=count**2))
-        found = []
-        for m in degrees:
-            energies = (normal(generator, REPEATS * m, count) @ answers).unflatten(0, (REPEATS, m)).square().mean(1).sqrt()
-            found.append((energies.std(0) / energies.mean(0)).mean())
-        observed = torch.stack(found)
-        yield agree(f"(d) {count} images: spread over mean of an energy, 1, 4, 16 and 64 outputs", observed, spread, **terms)
-        yield control(f"(d) {count} images: spread 1/√M", agree("", observed, 2**0.5 * spread, **terms))
-
-
-def limit_checks(data: Data, labels: Float[Tensor, " N"], count: int, generator: torch.Generator) -> Iterator[Check]:
-    """(e) Step sizes at one ηt, and starts that go to zero."""
-    spectrum, x = data.spectrum, data.x
-    eta, start = stable_step(mean_patches(spectrum, x), count) / 10, normal(generator, count, *spectrum.patch_shape)
-
-    def energies(step: float, t: int, sigma: float) -> Float[Tensor, " P"]:
-        return energy_profile(exact_dynamics(spectrum, x, labels, sigma * start, step_size=step).at(t), spectrum.components)
-
-    halvings = [2.0**-j for j in range(5)]
-    sizes = torch.stack([energies(eta * h, round(40 / h), 0.0).norm() for h in halvings])
-    yield rate("(e) energies at one ηt do not depend on η", halvings, sizes, 0, tolerance=0.05, reason=NEAR)
-    yield control("(e) the published factor 1/η² across step sizes", rate("", halvings, sizes, -2, tolerance=0.05, reason=NEAR))
-    sigmas = [10.0**-j for j in range(6, 11)]
-    noise = torch.stack([(energies(eta, 40, sigma * float(sizes[0])) - energies(eta, 40, 0.0)).abs().max() for sigma in sigmas])
-    yield rate("(e) what the start adds vanishes with its size σ", sigmas, noise, 1, tolerance=0.05, reason=NEAR)
-    yield control("(e) what the start adds vanishes as σ²", rate("", sigmas, noise, 2, tolerance=0.05, reason=NEAR))
-
-
-def exponent_checks(data: Data, outputs: int, generator: torch.Generator) -> Iterator[Check]:
-    """(f) After infinite time, random labels: whitening α^{-1/2} under fixed heads; α^{-1/4} where many outputs train both layers."""
-    rows = mean_patches(data.spectrum, data.x)
-    _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
-    kept = sizes > 1e-7 * sizes[0]
-    alpha, q, n = sizes[kept].square() / len(rows), right[kept], len(rows)
-    start, eye = torch.zeros(outputs, *data.spectrum.patch_shape, dtype=torch.float64), torch.eye(outputs, dtype=torch.float64)
-    law = exact_dynamics(data.spectrum, data.x, normal(generator, n, outputs), start, step_size=stable_step(rows), head=eye)
-    alone = (law.at(math.inf).flatten(1) @ q.T).square().mean(0).sqrt()
-    many = normal(generator, n, 50 * len(q))
-    jointly = torch.einsum("ip,pq,iq->i", q, small_start_limit(rows, many), q).sqrt()
-    terms: dict[str, Any] = {"tolerance": 0.03, "reason": "of the slope: sampling error of the labels"}
-    yield rate("(f) energies under fixed heads, by α", alpha, alone, -0.5, **terms)
-    yield rate("(f) energies where many outputs train both layers, by α", alpha, jointly, -0.25, **terms)
-    yield control("(f) no whitening under fixed heads", rate("", alpha, alone, -0.25, **terms))
-    yield control("(f) whitening where both layers are trained", rate("", alpha, jointly, -0.5, **terms))
-
-
-def joint_checks(data: Data, count: int, generator: torch.Generator) -> Iterator[Check | Progress]:
-    """(g) Both layers trained by torch: balance step by step, and the limit from a small balanced start."""
-    yield Progress("training both layers")
-    # A few directions of moderate and different strengths: balance drifts in first order where A and BᵀB do not commute.
-    directions = torch.linalg.svd(pooled_patches(data), full_matrices=False)[0][:, : count + 1] * len(data.x) ** 0.5
-    rows = directions * torch.linspace(1, 1.5, count + 1, dtype=torch.float64)
-    teacher = torch.linalg.qr(normal(generator, count + 1, 3))[0] * torch.linspace(1, 1.5, 3, dtype=torch.float64)
-    targets = rows @ teacher + 0.5 * normal(generator, len(rows), 3)
-    a, b = moments(rows, targets)
-    head, filters, eta = normal(generator, 3, count), normal(generator, count, count + 1), 0.01
-    changes, predicted = [], []
-    for _ in range(5):
-        after = descend_pooled(rows, targets, filters, head, eta, 1, both=True)
-        predicted.append(balance_change(head, filters, a, b, eta))
-        changes.append((after[0].T @ after[0] - after[1] @ after[1].T) - (head.T @ head - filters @ filters.T))
-        head, filters = after
-    change, law = torch.stack(changes), torch.stack(predicted)
-    terms: dict[str, Any] = {"scale": float((head.T @ head).abs().max()), "size": 4096}
-    yield agree("(g) balance lost in five steps", change, law, **terms)
-    yield control("(g) the sign of the balance", agree("", change, -law, **terms))
-    limit = small_start_limit(rows, targets)
-    basis, etas, errors = torch.linalg.qr(normal(generator, count, count))[0], (0.012, 0.009, 0.006, 0.0045, 0.003), []
-    for step in etas:
-        small = 1e-4 * basis[:3]
-        wide = torch.cat([small.T, small.new_zeros(count, count - 2)], 1)
-        _, ended = descend_pooled(rows, targets, wide, small, step, round(12 / step), both=True)
-        errors.append(float((ended.T @ ended - limit).norm() / limit.norm()))
-    yield rate("(g) distance from the limit (ΘᵀΘ)^{1/2}, by η", etas, errors, 1, tolerance=0.1, reason=NEAR)
-    yield control("(g) the limit is reached at any η", rate("", etas, errors, 0, tolerance=0.1, reason=NEAR))
-
-
 def random_label_profile(
-    data: Data, outputs: int, steps: int, generator: torch.Generator
+    data: Data, labels: Float[Tensor, "N M"], steps: int
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], float, ExactDynamics]:
     """Energies of filters that torch trained from zero, one an output, λ where it is not 0, the formula's η, and the exact law."""
     spectrum, rows = data.spectrum, pooled_patches(data)
-    eta, start, eye = stable_step(rows), rows.new_zeros(outputs, rows.shape[1]), torch.eye(outputs, dtype=torch.float64)
-    labels = normal(generator, len(rows), outputs)
-    _, trained = descend_pooled(rows, labels, start, eye, eta, steps, both=False)
-    law = exact_dynamics(spectrum, data.x, labels, start.unflatten(1, spectrum.patch_shape), step_size=eta, head=eye)
+    eta, eye = stable_step(rows), torch.eye(labels.shape[1], dtype=torch.float64)
+    trained = descend_outputs(rows, labels, eta, steps)
+    start = torch.zeros_like(trained).unflatten(1, spectrum.patch_shape)
+    law = exact_dynamics(spectrum, data.x, labels, start, step_size=eta, head=eye)
     varies = spectrum.lambdas > 0
     lambdas = spectrum.lambdas[varies]
     # On natural images 2η/J lies beyond the formula's own bound; 1/λ² is its fastest start.
@@ -276,22 +195,9 @@ def sampling(data: Data, outputs: int) -> dict[str, Any]:
     return {"tolerance": allowed, "reason": why, "scale": 1.0}
 
 
-def rounding(steps: int) -> dict[str, Any]:
-    return {"tolerance": 100 * steps * EPSILON, "reason": "rounding of gradient descent, 100·ε a step"}
-
-
-def stable_step(patches: Float[Tensor, "N P"], gain: float = 1.0) -> float:
-    """1/(2s²α), half of the largest stable step: the fastest mode needs one."""
-    return 0.5 * len(patches) / (gain * float(torch.linalg.matrix_norm(patches, 2)) ** 2)
-
-
 def logarithm(energies: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """Logarithms less their mean: profiles up to the constant c̃."""
     return energies.log() - energies.log().mean()
-
-
-def normal(generator: torch.Generator, *shape: int) -> Float[Tensor, "..."]:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ PUBLISHED = {
     "fit": (".94", "–", ".96"),
 }
 PRESET_HELP = (
-    "smoke (10 small networks, a minute: shows that everything runs), reduced (15 narrow ones, a quarter of an hour on two free cores), "
-    "full (25 of the papers' size and training, 2,900 times the work of reduced: for GPUs)"
+    "smoke (12 small networks: shows that everything runs), reduced (18 narrow ones, minutes on two free cores), "
+    "full (30 of the papers' size and training, 7,600 times the work of reduced: for GPUs)"
 )
 
 Profiles = dict[str, dict[str, Float[Tensor, "runs P"]]]
@@ -73,7 +73,8 @@ def claim(
     yield from train_all(run, [task for tasks in grid.values() for task in tasks], store, jobs, engine, scheduler, records)
     by_parameters = {identity(record["parameters"]): record["result"] for record in records}
     results = {name: [by_parameters[identity(task)] for task in tasks] for name, tasks in grid.items()}
-    yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds", in_scope=True)
+    both = f"true and random labels of {p.few or len(train)} images learned in {p.long} epochs"
+    yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds; {both}", in_scope=True)
     profiles = {name: stacked(runs) for name, runs in results.items()}
     fits = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
     rows = {kind: correlations(profiles, kind, generator) for kind in ("change", "trained")}
@@ -113,7 +114,8 @@ def correlations(profiles: Profiles, kind: str, generator: torch.Generator) -> d
     """Across seeds, widths, architectures, labels, and of trained with untrained filters."""
     base = profiles["base"][kind]
     found = {"seed": agreement(base, None, generator)}
-    found |= {name: agreement(base, profiles[name][kind], generator) for name in ("width", "architecture", "labels")}
+    found |= {name: agreement(base, profiles[name][kind], generator) for name in ("width", "architecture")}
+    found["labels"] = agreement(profiles["few"][kind], profiles["labels"][kind], generator)
     return found | {"start": agreement(base, profiles["base"]["initial"], generator)}
 
 
@@ -164,7 +166,7 @@ def behaviour(
     classes: int,
 ) -> Iterator[Check | Note]:
     """(b) What training does to the first layer: energy grows, the profile peaks inside the band, responses; and what freezing it costs."""
-    free = [*results["base"], *results["width"], *results["architecture"]]
+    free = [run for name, runs in results.items() if name != "frozen" for run in runs]
     ratios = torch.tensor([math.log(r["growth"][-1][1] / r["growth"][0][1]) for r in free], dtype=torch.float64)
     grown = mean_interval(ratios)
     yield exceeds("(b) ‖W − W₀‖ grows after the first epoch: log of the ratio", grown, 0.0, draws=len(free))

@@ -125,7 +125,7 @@ def _balanced_choice(labels: Int64[Tensor, " N"], samples: object, generator: ob
     """Indices of a class-balanced random subset, the classes in turn; a class that runs out is made up for by the others."""
     count, source = _check_samples(samples), _check_generator(generator)
     if count > len(labels):
-        raise ValueError(f"samples: expected at most the {len(labels)} images there are, got {count}")
+        raise ValueError(f"samples: expected at most the {len(labels)} images there are, got {count}; take fewer, or a larger set")
     order = torch.randperm(len(labels), generator=source, device=source.device).cpu()
     shuffled = labels[order]
     sizes = torch.bincount(shuffled)

@@ -42,7 +42,10 @@ def open_store(path: Path) -> Iterator[tuple[dict[str, Record], Append]]:
     """The records of the store and the function that adds to it, under a lock that ends with this process at the latest."""
     import fcntl  # POSIX only: the library itself can be imported anywhere
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise type(error)(f"store: {path} cannot be opened for writing ({error.strerror}); give a file in a folder of yours") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
