@@ -45,7 +45,7 @@ PUBLISHED = {
     "fit": (".94", "–", ".96"),
 }
 PRESET_HELP = (
-    "smoke (12 small networks: shows that everything runs), reduced (18 narrow ones, minutes on two free cores), "
+    "smoke (12 small networks: shows that everything runs), reduced (18 narrow ones, a quarter of a CPU hour), "
     "full (30 of the papers' size and training, 7,600 times the work of reduced: for GPUs)"
 )
 
