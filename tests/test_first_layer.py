@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure as Drawing
+from PIL import Image
 
-from linconv.claims import Check, Figure, Note
+from linconv.claims import Check, Figure, Note, UsageError
 from linconv.patches import patch_spectrum
 from verification import _first_layer_runs as runs
 from verification import first_layer_consistency as claim
@@ -64,6 +65,15 @@ def test_groups_differ_from_the_base_in_one_respect():
         for base, other in zip(grid[reference], grid[name], strict=True):
             assert {key for key in base if base[key] != other[key]} == changed
     assert [task["seed"] for task in grid["base"]] == [5, 6]
+
+
+def test_images_of_one_colour_are_a_usage_error(tmp_path):
+    for n in range(350):
+        folder = tmp_path / f"class{n % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (90, 100, 110)).save(folder / f"{n}.png")
+    with pytest.raises(UsageError, match=r"data: expected images that vary in every channel, those of .* do not; take other images"):
+        list(claim.claim(data=str(tmp_path)))
 
 
 @pytest.fixture(scope="module")
