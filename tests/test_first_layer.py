@@ -72,8 +72,18 @@ def test_images_of_one_colour_are_a_usage_error(tmp_path):
         folder = tmp_path / f"class{n % 2}"
         folder.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (90, 100, 110)).save(folder / f"{n}.png")
-    with pytest.raises(UsageError, match=r"data: expected images that vary in every channel, those of .* do not; take other images"):
+    with pytest.raises(UsageError, match=r"data: expected images that vary, those of .* have one colour; take other images"):
         list(claim.claim(data=str(tmp_path)))
+
+
+def test_a_channel_that_does_not_vary_is_zero(tmp_path):
+    for n in range(350):
+        folder = tmp_path / f"class{n % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (n % 256, 100, 255 - n % 256)).save(folder / f"{n}.png")
+    train, _ = runs.prepare(str(tmp_path), 250)
+    assert train.images.isfinite().all()
+    assert train.images.abs().amax((0, 2, 3)).gt(1).tolist() == [True, False, True]
 
 
 @pytest.fixture(scope="module")

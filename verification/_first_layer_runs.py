@@ -79,8 +79,9 @@ def prepare(data: str, samples: int | None) -> tuple[images.ImageSet, images.Ima
     sets = train_and_test(data, samples, 32, ORIGIN)
     train = sets[0].images
     mean, deviation = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
-    if float(deviation.min()) <= 1e-6:
-        raise ValueError(f"expected images that vary in every channel, those of {data} do not; take other images")
+    if float(deviation.max()) <= 1e-6:
+        raise ValueError(f"expected images that vary, those of {data} have one colour; take other images")
+    deviation = deviation.where(deviation > 1e-6, 1.0)
     train_set, test_set = (images.ImageSet((s.images - mean) / deviation, s.labels, s.classes) for s in sets)
     return train_set, test_set
 
