@@ -547,8 +547,10 @@ def test_a_sweep_killed_twice_goes_on_where_it_was(store, log, tmp_path):
     before: list = []
     for send in (lambda process: process.kill(), lambda process: process.send_signal(signal.SIGINT)):
         with start(2000) as process:
-            wait_until(lambda: len(stored()) >= len(before) + 5 or process.poll() is not None)  # noqa: B023
-            send(process)
+            try:
+                wait_until(lambda: len(stored()) >= len(before) + 5 or process.poll() is not None, 300)  # noqa: B023
+            finally:  # else it would be waited for to the end of its sweep
+                send(process)
             stdout, stderr = process.communicate(timeout=300)
         assert stdout == ""
         assert (process.returncode, stderr) == (-signal.SIGKILL, "") or stderr.rstrip().endswith("KeyboardInterrupt")
