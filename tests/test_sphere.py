@@ -293,6 +293,15 @@ def test_it_interpolates_by_at_most_as_many_atoms_as_points_between_its_bounds(d
     assert float((torch.relu(w @ x.T) @ f.dual).abs().max()) <= f.dual_maximum * (1 + 1e-9) or not f.proved
 
 
+def test_points_between_which_no_random_neuron_switches_are_interpolated():
+    """Four points within 10⁻³: on random neurons alone the first programme has no solution, and was said to have none at all."""
+    angles = torch.cat([torch.tensor([0.0, 1e-4, 4e-4, 1e-3], dtype=F64), torch.linspace(1.0, 6.0, 6, dtype=F64)])
+    x = torch.stack([angles.cos(), angles.sin()], 1)
+    f = min_total_variation(x, ones(10), generator=seeded(), tol=1e-2, starts=32)
+    assert (f(x) - 1).abs().max() < 1e-8
+    assert f.total_variation <= constant_variation(2) * 1.02
+
+
 def test_one_neuron_fits_points_at_right_angles_and_the_minimum_is_the_root_of_their_number():
     for dim in (2, 3):  # the dual point is not unique here: columns that were dropped would let it cycle
         f = min_total_variation(torch.eye(dim, dtype=F64), ones(dim), generator=seeded(), tol=1e-3, starts=16)
