@@ -278,8 +278,8 @@ def test_the_least_total_variation_is_that_of_the_convex_programme(dim, n, const
     assert witness * (1 - 1e-7) <= f.total_variation <= witness * (1 + 1.1e-4)
 
 
-@given(dim=st.integers(2, 4), n=st.integers(1, 7), seed=seeds)
-@settings(max_examples=8)
+@given(dim=st.integers(2, 4), n=st.integers(1, 6), seed=seeds)
+@settings(max_examples=6)
 def test_it_interpolates_by_at_most_as_many_atoms_as_points_between_its_bounds(dim, n, seed):
     x = sphere(n, dim, seed)
     f = min_total_variation(x, ones(n), generator=seeded(seed), tol=1e-3, starts=32)
