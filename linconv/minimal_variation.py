@@ -138,7 +138,11 @@ def _directions(n: int, dim: int, generator: torch.Generator) -> Float[Tensor, "
 
 
 def _first_neurons(unit: Float[Tensor, "P d"], generator: torch.Generator) -> Float[Tensor, "N d"]:
-    return torch.cat([unit, -unit, _directions(4 * len(unit) + 64, unit.shape[1], generator)])
+    """The points, random ones, and neurons that switch exactly at a point: with them points close to each other can be told apart."""
+    across = unit.roll(1, 0) - (unit.roll(1, 0) * unit).sum(1, keepdim=True) * unit
+    sizes = torch.linalg.vector_norm(across, dim=1)
+    across = across[sizes > 0] / sizes[sizes > 0, None]
+    return torch.cat([unit, -unit, across, -across, _directions(4 * len(unit) + 64, unit.shape[1], generator)])
 
 
 def _programme(

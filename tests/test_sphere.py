@@ -278,8 +278,8 @@ def test_the_least_total_variation_is_that_of_the_convex_programme(dim, n, const
     assert witness * (1 - 1e-7) <= f.total_variation <= witness * (1 + 1.1e-4)
 
 
-@given(dim=st.integers(2, 4), n=st.integers(1, 7), seed=seeds)
-@settings(max_examples=8)
+@given(dim=st.integers(2, 4), n=st.integers(1, 6), seed=seeds)
+@settings(max_examples=6)
 def test_it_interpolates_by_at_most_as_many_atoms_as_points_between_its_bounds(dim, n, seed):
     x = sphere(n, dim, seed)
     f = min_total_variation(x, ones(n), generator=seeded(seed), tol=1e-3, starts=32)
@@ -291,6 +291,15 @@ def test_it_interpolates_by_at_most_as_many_atoms_as_points_between_its_bounds(d
     assert f.total_variation <= constant_variation(dim) * (1 + 2e-3)
     w = sphere(2000, dim, seed + 1)
     assert float((torch.relu(w @ x.T) @ f.dual).abs().max()) <= f.dual_maximum * (1 + 1e-9) or not f.proved
+
+
+def test_points_between_which_no_random_neuron_switches_are_interpolated():
+    """Four points within 10⁻³: on random neurons alone the first programme has no solution, and was said to have none at all."""
+    angles = torch.cat([torch.tensor([0.0, 1e-4, 4e-4, 1e-3], dtype=F64), torch.linspace(1.0, 6.0, 6, dtype=F64)])
+    x = torch.stack([angles.cos(), angles.sin()], 1)
+    f = min_total_variation(x, ones(10), generator=seeded(), tol=1e-2, starts=32)
+    assert (f(x) - 1).abs().max() < 1e-8
+    assert f.total_variation <= constant_variation(2) * 1.02
 
 
 def test_one_neuron_fits_points_at_right_angles_and_the_minimum_is_the_root_of_their_number():

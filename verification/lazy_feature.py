@@ -8,7 +8,8 @@ point with $|\sum_i \lambda_i \sigma(w\cdot x_i)| \le 1$ for all neurons. This p
 stability $S = \langle \|f(x) - f(R_\theta x)\|^2\rangle$ of the lazy limit are lower, and its error falls faster with the number P of
 points; on Gaussian fields without structure it falls as $P^{-1/(d-1)}$ only. (c) Networks of finite width tend to the lazy limit with
 width and scale, and to the feature limit with weight decay, but not by a small start alone. (d) On images the feature regime loses
-stability to deformations against the lazy one, and predicts worse. (b) to (d) are observations, with intervals over draws that decide.
+stability to deformations against the lazy one; whether it predicts worse, as published, is asked.  (b) to (d) are observations, with
+intervals over draws that decide.
 
 Source: Petrini, Cagnetta, Vanden-Eijnden and Wyart, arXiv 2206.12314, in kind and not in size; certificates and intervals are this
 project's (docs/lazy-feature.md).
@@ -35,6 +36,7 @@ FAST = {"dim": 3, "size": 16, "draws": 3, "side": 6, "samples": 40, "steps": 200
 GAP = 1e-4  # certificates of (a)
 CURVE_GAP = 1e-2  # of the variations behind learning curves: less lowers feature errors by less than half, and ratios are decades
 WIDTHS, SCALES, DECAY = (64, 256, 1024, 4096, 16384), (4.0, 16.0, 64.0, 256.0), 1e-3
+FIELD_DRAWS = 4  # for each other draw: they are cheap, and on a circle the gaps between random points make slopes uncertain
 EFFECT = math.log10(1.05)  # of Geary's C: five per cent, what shuffled pixels do not reach by chance
 ROUNDING = 1e-9  # of certified minima
 BETWEEN_SIZE = 12  # points on S² for networks of finite width
@@ -71,7 +73,7 @@ def claim(
     fields = {}
     for d in FIELDS:
         yield Progress(f"Gaussian fields, d = {d}")
-        fields[d] = torch.stack([runs.curse(d, FIELDS[d], seed + i, 300) for i in range(draws)])
+        fields[d] = torch.stack([runs.curse(d, FIELDS[d], seed + i, 300) for i in range(FIELD_DRAWS * draws)])
     yield from field_checks(fields)
     middle = []
     for i in range(draws):
@@ -227,7 +229,7 @@ def width_checks(middle: list[runs.Between]) -> Iterator[Check | Note]:
     left = torch.tensor([run.excesses for run in middle], dtype=torch.float64).clamp_min(ROUNDING)
     text = "(c) log₁₀ of the total variation above its certified minimum: without over with weight decay"
     yield exceeds(text, decades(left[:, 0] / left[:, 1]), 0.0, draws=draws)
-    yield control(f"{text}: the network without, against itself", exceeds("", decades(left[:, 0] / left[:, 0]), 0.0))
+    yield control(f"{text}: the other way round", exceeds("", decades(left[:, 1] / left[:, 0]), 0.0))
     apart = torch.tensor([run.to_lazy[1] / run.to_feature[1] for run in middle], dtype=torch.float64)
     yield exceeds("(c) with weight decay: log₁₀ of the distance to lazy over that to feature", decades(apart), 0.0, draws=draws)
 
@@ -236,9 +238,9 @@ def width_checks(middle: list[runs.Between]) -> Iterator[Check | Note]:
 
 
 COMPARISONS = {
-    "relative stability R: feature over lazy": ("feature R", "lazy R"),
-    "relative stability R: feature over its start": ("feature R", "feature R at the start"),
-    "test error: feature over lazy": ("feature error", "lazy error"),
+    "relative stability R: feature over lazy": ("feature R", "lazy R", True),
+    "relative stability R: feature over its start": ("feature R", "feature R at the start", True),
+    "test error: feature over lazy": ("feature error", "lazy error", False),
 }
 
 
@@ -257,8 +259,8 @@ def image_checks(found: list[dict[str, float]]) -> Iterator[Check | Note]:
             for what in ("loss", "R at the start", "R", "error", "accuracy", "roughness after")
         ]
         yield Note(f"{name} networks, means over draws: {', '.join(parts)} (loss: of the first)")
-    for name, pair in COMPARISONS.items():
-        yield exceeds(f"(d) log₁₀ of {name}", log_ratio(*pair), 0.0, draws=len(found))
+    for name, (above, below, required) in COMPARISONS.items():
+        yield exceeds(f"(d) log₁₀ of {name}", log_ratio(above, below), 0.0, draws=len(found), required=required)
     yield from change_checks(column, len(found))
     rougher = exceeds("", log_ratio("feature roughness after", "feature roughness before"), 0.0, draws=len(found))
     yield predicted_failure("(d) weights grow rougher than they start (they start white, and images are smooth)", rougher)
