@@ -396,3 +396,26 @@ def test_a_figure_has_a_file_name(name: str) -> None:
 
     with pytest.raises(ValueError, match="file name"):
         Figure(name, draw)
+
+
+def test_automatic_variants_are_what_their_names_say() -> None:
+    made = agree("x", 2.0, 2.0).variants
+    assert made is not None
+    scaled, missing = made()
+    assert scaled.predicted == pytest.approx(2.002, rel=1e-12)
+    assert math.isnan(missing.predicted)
+    bounded = at_most("x", 2.0, 5.0).variants
+    assert bounded is not None
+    lowered, missing = bounded()
+    assert lowered.predicted == pytest.approx(1.995, rel=1e-12)
+    assert math.isnan(missing.predicted)
+    undercut = attains("x", 2.0, 2.0, tolerance=1e-6).variants
+    assert undercut is not None
+    (raised,) = undercut()
+    assert raised.predicted == pytest.approx(2.002, rel=1e-12)
+    assert raised.outcome == "fail"
+
+
+def test_a_difference_on_a_scale_of_zero_is_not_vacuous() -> None:
+    found = agree("x", 1.0, 2.0, scale=0.0)
+    assert (found.outcome, found.vacuous) == ("fail", False)
