@@ -24,6 +24,7 @@ from linconv.sphere import (
 
 ANGLE = 0.1  # of rotations, radians
 TESTS = 4000
+CROSSINGS = 8  # shifts of the points against their coefficients: the error of a single one is anything from small to huge
 SMALL, LARGE = 0.01, 100.0  # scales of images' networks: neurons forget, or hardly move from, where they began
 CUTOFF, COOL = 3, 4  # of deformations; the published greatest temperature over this has hardly a fold
 SHUFFLES = 50  # of pixels, behind a mean
@@ -50,11 +51,13 @@ def limits(dim: int, size: int, seed: int, tol: float) -> Limits:
     y = torch.ones(size, dtype=torch.float64)
     lazy = kernel_regression(points, y)
     feature = min_total_variation(points, y, generator=generator, tol=tol)
-    signs = 1 - 2 * torch.randint(2, (size,), generator=generator).double()
-    crossed = tangent_kernel(test, points.roll(1, 0)) @ lazy.coefficients
 
     def error(outputs: Tensor) -> float:
         return float((outputs - 1).square().mean())
+
+    signs = 1 - 2 * torch.randint(2, (size,), generator=generator).double()
+    kernel = tangent_kernel(test, points)
+    crossed = [error(kernel.roll(shift, 1) @ lazy.coefficients) for shift in range(1, CROSSINGS + 1)]
 
     def stability(f: Any) -> float:
         turned = rotated(test, ANGLE, generator=torch.Generator().manual_seed(seed))
@@ -65,7 +68,7 @@ def limits(dim: int, size: int, seed: int, tol: float) -> Limits:
         error(feature(test)),
         stability(lazy),
         stability(feature),
-        error(crossed),
+        sum(crossed) / CROSSINGS,
         error(kernel_regression(points, signs)(test)),
         feature,
     )
