@@ -50,7 +50,7 @@ def two_pixel_deformation_stability(
     976/1395 2944/11745 5456/25023 124/1095
     976/1395 1760/4023 620/2187 124/1095
     >>> print(*two_pixel_deformation_stability(nn.ReLU(), sites=(2, 2)))
-    4/3 4/3 4/3
+    236/243 236/243 236/243
     """
     grid = validate_plane(sites) if isinstance(sites, tuple | list) else (validate_sites(sites),)
     steps, total = list(itertools.product(validate_moves(moves), repeat=len(grid))), math.prod(grid)

@@ -516,7 +516,7 @@ def test_jobs_go_on_while_the_caller_is_busy_and_leaving_stops_them(store, log):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from linconv.sweeps import sweep
 
 def job(log, a):
@@ -526,6 +526,7 @@ def job(log, a):
     return {"sum": a}
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     for record in sweep(job, {"log": [sys.argv[1]], "a": range(int(sys.argv[3]))}, store=sys.argv[2], n_jobs=2):
         pass
     print("finished", flush=True)

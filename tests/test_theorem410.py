@@ -78,7 +78,8 @@ def transposed_kernels(monkeypatch):
 def test_a_planted_error_does_not_pass(plant, monkeypatch):
     monkeypatch.setenv(REPLAYING, "1")  # a fresh process would not have the error
     plant(monkeypatch)
-    assert verdict(**SMALL).verdict in ("REFUTED", "INVALID")
+    size = {} if plant is local_minimum_for_global else SMALL  # where the two minima do not differ
+    assert verdict(**size).verdict in ("REFUTED", "INVALID")
 
 
 def test_defaults_have_the_power_that_the_rules_ask_for():

@@ -31,7 +31,9 @@ def deviation(problem: Problem, blocks: Complex[Tensor, "F C C"], silent: Bool[T
     frequencies that are not `silent`.
     """
     values, vectors = torch.linalg.eigh(blocks)
-    size, heard = problem.x[0].numel(), problem.x.shape[1] * float(problem.weights[~silent].sum())
+    size = problem.x[0].numel()
+    # Of fewer images than numbers at frequencies that are not silent the moment is singular there, and ε ≥ 1.
+    heard = size - 2 * int(silent.sum()) * problem.x.shape[1]
     if size > MAX_DIMENSION or heard > len(problem.x) or bool((values[:, 0] <= 1e-12 * values[:, -1]).any()):
         return math.inf
     inverse_root = (vectors * values.rsqrt()[:, None, :]) @ vectors.mH * ~silent[:, None, None]
