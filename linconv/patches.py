@@ -58,6 +58,7 @@ class PatchSpectrum:
     `components`: orthonormal eigenvectors u_i of the patches' second moment as rows, λ descending, the largest entry of each positive.
     `lambdas`: λ_i, the root mean square of ⟨u_i, p⟩ over all patches; 0 where λ² is below rounding, P·ε·max λ².
     `mean_patch_covariance`: A = (1/N) Σ_n p̄_n p̄_nᵀ with p̄_n the mean patch of image n.
+    `precise_covariance`: A in float64, as it was summed: at late times its small eigenvalues decide, which single precision loses.
     `mean`: what was taken from every patch before, the mean of all of them where they were centred, else 0.
     `windows`: how the patches were cut; `n_images` N, `patches_per_image` J.
     """
@@ -65,6 +66,7 @@ class PatchSpectrum:
     components: Float[Tensor, "P P"]
     lambdas: Float[Tensor, " P"]
     mean_patch_covariance: Float[Tensor, "P P"]
+    precise_covariance: Float[Tensor, "P P"]
     mean: Float[Tensor, " P"]
     windows: Windows
     n_images: int
@@ -124,6 +126,7 @@ def patch_spectrum(
         components=components.to(first.dtype),
         lambdas=lambdas.to(first.dtype),
         mean_patch_covariance=of_means.to(first.dtype),
+        precise_covariance=of_means,
         mean=(mean if center else torch.zeros_like(mean)).to(first.dtype),
         windows=windows,
         n_images=sums.images,

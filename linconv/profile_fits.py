@@ -77,7 +77,7 @@ def fit_published(
     and fitted in the same way.  Derived here; the formula is theorem 4.2 of arXiv 2206.02454.
 
     Raises `ValueError` or `TypeError` for fewer than three components, for energies or λ that are all alike, so that a correlation
-    means nothing, for negative energies, and for a step size at which the formula diverges.
+    means nothing, for negative energies, and for a step size at which the formula diverges, or moves nothing in 1e100 steps.
 
     >>> lambdas = torch.linspace(3, 0.1, 27, dtype=torch.float64)
     >>> generator = torch.Generator().manual_seed(0)
@@ -93,6 +93,8 @@ def fit_published(
         validate_generator(generator),
     )
     values, observed, kept = _comparable(energies, spectrum)
+    size = observed.max()  # squares of what is as large as 1 neither overflow nor vanish
+    observed = observed / size
     times = _times(eta, values)
     shapes = published(values, eta, times[:, None])
     standard = _standardised(shapes)
@@ -106,7 +108,7 @@ def fit_published(
     positive = observed > 0
     ratio = (observed[positive] / shapes[index][positive]).log()
     fitted = torch.zeros(len(kept), dtype=torch.float64)
-    fitted[kept] = shapes[index] * ratio.mean().exp()
+    fitted[kept] = shapes[index] * (ratio.mean() + size.log()).exp()
     error = float((ratio - ratio.mean()).square().mean().sqrt()) if bool(positive.all()) else math.inf
     return ProfileFit(float(times[index]), float(best), error, fitted, *null)
 
@@ -129,7 +131,10 @@ def _comparable(energies: object, spectrum: object) -> tuple[Float[Tensor, " m"]
 
 def _times(eta: float, lambdas: Float[Tensor, " P"]) -> Float[Tensor, " T"]:
     """Whole numbers of steps from the first to where every component is learned to rounding, and infinity."""
-    last = max(40 / (eta * float(lambdas.min()) ** 2), 2.0)
+    slowest = eta * float(lambdas.min()) ** 2
+    if slowest < 1e-100:
+        raise ValueError(f"step_size: expected η λ² of at least 1e-100 for the least λ > 0, got {slowest:.1e}; change units")
+    last = max(40 / slowest, 2.0)
     grid = torch.logspace(0, math.log10(last), TIMES, dtype=torch.float64).round().unique()
     return torch.cat([grid, grid.new_tensor([math.inf])])
 

@@ -152,10 +152,9 @@ def _random_labels(
 ) -> Float[Tensor, " P"]:
     r"""The root of $s_i^2 + \langle u_i, (I - 2\eta K A)^t \bar w_0\rangle^2 + \frac{\sigma^2}{N} u_i^T G A G u_i$, s_i conserved."""
     if images is None:
-        values, vectors = torch.linalg.eigh(spectrum.mean_patch_covariance.to(torch.float64))
-        # A is rounded to the dtype of the images, and was summed in double precision from patches of the size of the largest λ.
-        rounded = torch.finfo(spectrum.mean_patch_covariance.dtype).eps * float(values[-1])
-        kept = values > max(rounded, len(values) * EPSILON * float(spectrum.lambdas.max()) ** 2)
+        values, vectors = torch.linalg.eigh(spectrum.precise_covariance)
+        # Summed from patches of the size of the largest λ.
+        kept = values > EPSILON * max(float(values[-1]), len(values) * float(spectrum.lambdas.max()) ** 2)
         alpha, q, n = values[kept], vectors[:, kept], spectrum.n_images
     else:
         patches = mean_patches(spectrum, images)
@@ -247,8 +246,10 @@ def aligned_mode(
     if not alpha.shape == beta.shape == start.shape:
         raise ValueError(f"alpha, beta, start: expected one shape, got {tuple(alpha.shape)}, {tuple(beta.shape)}, {tuple(start.shape)}")
     time = 4 * validate_number("step_size", step_size, positive=True) * validate_steps(steps)
-    spent = torch.where(beta > 0, -torch.expm1(-beta * time) / beta, time)  # ∫ exp(−4βηs) ds
-    return torch.where(start > 0, start / (torch.exp(-beta * time) + start * alpha * spent), 0.0)
+    z = torch.where(beta > 0, beta * time, 0.0)  # 0 · ∞ is 0 here, and below
+    spent = torch.where(beta > 0, -torch.expm1(-z) / beta, time)  # ∫ exp(−4βηs) ds
+    taken = torch.where(alpha > 0, start * alpha * spent, 0.0)
+    return torch.where(start > 0, start / (torch.exp(-z) + taken), 0.0)
 
 
 def validate_steps(steps: object) -> float:
@@ -279,7 +280,7 @@ def _filters(spectrum: PatchSpectrum, filters: object) -> Float[Tensor, "K P"]:
 def _reduced_svd(matrix: Float[Tensor, "m n"], rounding: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Left vectors, singular values above rounding, right vectors as columns; `rounding` is the norm of what the entries are wrong by."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = values > max(max(matrix.shape) * EPSILON * float(values[0]), rounding)
+    kept = values > max(max(matrix.shape) * torch.finfo(matrix.dtype).eps * float(values[0]), rounding)
     return left[:, kept], values[kept], right[kept].T
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from linconv import images as image_sets
 from linconv import patches as patches_module
 from linconv.models import conv_actually, myrtle, resnet, vgg
 from linconv.network import LinearCNN, circular_convolution
@@ -532,9 +533,49 @@ def test_an_aligned_mode_solves_its_equation(alpha, beta, start, steps):
 def test_an_aligned_mode_that_starts_at_zero_stays_and_others_converge():
     alpha, beta, start = (torch.tensor(v, dtype=F64) for v in ([2.0, 2.0], [3.0, 3.0], [0.0, 1e-9]))
     assert aligned_mode(alpha, beta, start, step_size=0.1, steps=math.inf).tolist() == pytest.approx([0.0, 1.5], rel=4 * EPS)
+    # Without drive a mode decays for ever, and without drive or decay it stays.
+    alpha, beta, start = (torch.tensor(v, dtype=F64) for v in ([1.0, 0.0], [0.0, 0.0], [0.01, 0.01]))
+    assert aligned_mode(alpha, beta, start, step_size=0.1, steps=math.inf).tolist() == [0.0, 0.01]
+
+
+@pytest.mark.parametrize("steps", [40, 10_000, math.inf])
+def test_random_labels_on_images_in_single_precision(steps):
+    """The spectrum alone tells as much as the images: A is not rounded to their dtype."""
+    x = image_sets.load("photos", grid=(12, 12), samples=60, generator=torch.Generator().manual_seed(0)).images
+    double, single = (
+        predicted_profile(patch_spectrum(x.to(kind), 3, padding="zeros"), step_size=0.1, steps=steps, form="random-labels")
+        for kind in (F64, torch.float32)
+    )
+    torch.testing.assert_close(single.double(), double, rtol=2e-3, atol=0)
+
+
+def test_the_small_start_limit_of_singular_patches_in_single_precision():
+    rows, y = normal(50, 3) @ normal(3, 6, seed=1), normal(50, 2, seed=2)
+    double = small_start_limit(rows, y)
+    single = small_start_limit(rows.float(), y.float())
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4 * float(double.abs().max()))
 
 
 # --- The fit and its null ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_units_of_the_energies_do_not_matter(unit):
+    lambdas = torch.linspace(3, 0.1, 27, dtype=F64)
+    energies = published(lambdas, 0.05, 3) * (1 + 0.1 * normal(27).tanh())
+    one, other = (
+        fit_published(e, lambdas, step_size=0.05, generator=torch.Generator().manual_seed(0), draws=50) for e in (energies, unit * energies)
+    )
+    assert (one.steps, one.p_value) == (other.steps, other.p_value)
+    assert one.correlation == pytest.approx(other.correlation, abs=1e-12)
+    torch.testing.assert_close(unit * one.profile, other.profile, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("least", "eta"), [(1e-155, 0.1), (1e-170, 0.1), (0.3, 1e-200)])
+def test_a_rate_that_vanishes_is_no_evidence(least, eta, generator):
+    lambdas = torch.tensor([1.0, 0.5, 0.3, least], dtype=F64)
+    with pytest.raises(ValueError, match="step_size: expected η λ² of at least 1e-100"):
+        fit_published(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=F64), lambdas, step_size=eta, generator=generator, draws=99)
 
 
 def test_the_formula_fits_itself_and_says_so(generator):

@@ -688,6 +688,15 @@ def test_a_frequency_that_is_faint_or_might_be_used_is_not_taken_for_silent():
     assert decoupled(Problem(x, y, 6, 1e-9)) is None
 
 
+def test_a_trace_that_the_reduction_loses_is_no_silence():
+    """Constant images but for one last digit: blocks of 5e15 use it, at this decay, and go below what decoupled data would allow."""
+    x = torch.full((3, 1, 2), 0.7, dtype=F64)
+    x[0, 0, 0] = math.nextafter(0.7, 9)
+    y = torch.tensor([[1.0], [0.0], [0.0]], dtype=F64)
+    found = fit(x, y, depth=2, weight_decay=5.749746332824149e-18)
+    assert found.lower_bound <= 0.0917 < 1 / 9
+
+
 def test_equal_blocks_with_cross_frequency_terms_are_not_decoupled():
     """Every S_u = s·I, and yet E[x̂_u x̂_v†] ≠ 0: only the full second moment tells."""
     x = torch.eye(4, dtype=F64)[:1].reshape(1, 1, 4).repeat(8, 1, 1)

@@ -52,9 +52,10 @@ def fit(
     (default: wide enough); `tol`, the target for the relative gap between `objective` and the proved `lower_bound`.
 
     Depth 1 is ridge regression, or for another loss solved to a certified gap.  Depth 2 is convex, solved to a certified
-    gap.  Where squared error meets a second moment of the data without cross-frequency terms (whitened images), every
-    depth is solved globally.  Otherwise depth ≥ 3 gives the best that a portfolio of methods finds (`members`: each one's
-    objective) and the lower bound of a relaxation; with squared error, branch and bound then narrows the bracket for
+    gap.  Where squared error meets a second moment of the data without cross-frequency terms (whitened images), and channels
+    are alike and uncorrelated or there is one output, every depth is solved globally.  Otherwise depth ≥ 3 gives the best that
+    a portfolio of methods finds (`members`: each one's objective) and the lower bound of a relaxation; with squared error,
+    branch and bound then narrows the bracket for
     `max_nodes` nodes, or, where a time limit but no number is given, until that.  `checkpoint`, a file that keeps its
     tree: a search that was interrupted goes on from it.
 

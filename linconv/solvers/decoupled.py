@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from linconv.penalties import shrink
-from linconv.solvers.problem import ROWS, Problem, Solution
+from linconv.solvers.problem import EPS, ROWS, Problem, Solution
 
 MAX_DIMENSION = 4096
 MAX_DEVIATION = 1e-6
@@ -79,15 +79,17 @@ def decoupled(problem: Problem) -> Solution | None:
 def stay_zero(problem: Problem, power: Float[Tensor, " F"], silent: Bool[Tensor, " F"]) -> bool:
     r"""Whether the blocks at silent frequencies are proved to be 0 at every minimum; p ≤ 1.
 
-    Where F ≤ F(0) they have b = ‖B‖_F ≤ R = (F(0)/μ)^{1/p}, and change the outputs by at most δ = b‖x_s‖_F, x_s the data at those
-    frequencies.  Taking that change back adds at most (√(2N F(0)) δ + ½δ²)/N to the data term and saves μb^p or more.  The
-    difference is convex in b, 0 at b = 0, and so nowhere positive on [0, R] if it is not at R, where μR^p = F(0).
+    Where F ≤ F(0) they have b = ‖B‖_F ≤ R = (F(0)/μ)^{1/p}, and change the outputs by at most δ = b‖x_s‖_F, x_s the data at
+    those frequencies, rounding included.  Taking that change back adds at most (√(2N F(0)) δ + ½δ²)/N to the data term and saves
+    μb^p or more.  The difference is convex in b, 0 at b = 0, and so nowhere positive on [0, R] if it is not at R, where μR^p = F(0).
     """
     n, channels = len(problem.x), problem.x.shape[1]
-    size = math.sqrt(n * channels * float((problem.weights * power)[silent].sum()))
-    zero = float(problem.y.square().sum()) / (2 * n)
-    if size == 0:
+    if not bool(silent.any()):
         return True
+    # What transforms and the reduction of the images have rounded away may be more than what they left: as in `ridge.least_error`.
+    rounding = 20 * max(n, problem.x[0].numel()) * problem.x[0].numel() * EPS * float(torch.linalg.vector_norm(problem.x))
+    size = math.sqrt(n * channels * float((problem.weights * power)[silent].sum())) + rounding
+    zero = float(problem.y.square().sum()) / (2 * n)
     log_change = (math.log(zero) - math.log(problem.mu)) / problem.p + math.log(size)
     change = math.exp(min(log_change, 300.0))
     return (math.sqrt(2 * n * zero) * change + change**2 / 2) / n < zero

@@ -32,6 +32,7 @@ MAX_STEPS = 20_000
 FIRST = 48  # frequencies by which a working set may grow, or twice its active ones
 LOOSE = 0.1  # a working set is solved to this part of the gap on all frequencies
 STALE = 5  # runs on one working set in which the gap must halve: where the two ways to compute it differ by rounding, one is not enough
+STILL = 100  # checks of gradient steps after which neither end of the bracket has moved at all: what is left is rounding
 ALONE = (
     1e-9  # relative gap by the residual of the blocks alone, so that the bracket can be had from the predictor; less is lost to rounding
 )
@@ -147,16 +148,17 @@ def _by_gradients(
     metric = step_metric(problem)
     norm = Schatten(1.0)
     previous, ahead, momentum = blocks, blocks, 1.0
-    best, lower, upper = blocks, -math.inf, math.inf
+    best, lower, upper, still = blocks, -math.inf, math.inf, 0
     for step in range(max_steps):
         if step % CHECK_EVERY == 0:
             value = _value(problem, blocks, mu)
             bound = dual_bound(problem, problem.residual(problem.predictor(blocks)), mu)
             reached = value - bound <= tol * value  # one predictor for both bounds, so that they can be had from it again
+            still = 0 if value < upper or bound > lower else still + 1
             if value < upper or reached:
                 best, upper = blocks, value
             lower = max(lower, bound)
-            if reached or not proceed(best, upper, lower):
+            if reached or still > STILL or not proceed(best, upper, lower):
                 break
         previous, blocks = blocks, norm.prox(ahead - problem.gradient(ahead) / metric[:, None, None], mu / metric)
         if float(((ahead - blocks) * (blocks - previous).conj()).real.sum(dim=(1, 2)) @ (problem.weights * metric)) > 0:
