@@ -180,11 +180,9 @@ def moments(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"]) -> tup
     return patches.T @ patches / len(patches), targets.T @ patches / len(patches)
 
 
-def _validate_rows(patches: Tensor, targets: Tensor) -> None:
-    if targets.ndim != 2 or len(patches) != len(targets):
-        raise ValueError(
-            f"targets: expected (N, M) with N = {len(patches)}, one row a mean patch, got {tuple(targets.shape)}; reshape them"
-        )
+def _validate_rows(rows: Tensor, targets: Tensor) -> None:
+    if targets.ndim != 2 or len(rows) != len(targets):
+        raise ValueError(f"targets: expected (N, M) with N = {len(rows)}, one row a mean patch, got {tuple(targets.shape)}; reshape them")
 
 
 def _residual(head: Tensor, filters: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "M P"]:

@@ -120,8 +120,8 @@ def run(
     """
     train, test = prepare(data, samples)
     spectrum = spectrum_of(train)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = build(network, width, train.images.shape[1], len(train.classes), padding_mode, seed).to(device)
+    net = build(network, width, train.images.shape[1], len(train.classes), padding_mode, seed)
+    net.to("cuda" if torch.cuda.is_available() else "cpu")
     x, targets = train.images[:few], train.labels[:few]
     if labels == "random":
         targets = shuffled_labels(targets, torch.Generator().manual_seed(seed))
@@ -146,12 +146,11 @@ def run(
         generator=torch.Generator().manual_seed(seed + 10**7),
         on_epoch=follow,
     )
-    first, before = first_filters(net).cpu(), start.cpu()
+    first, before, some = first_filters(net).cpu(), start.cpu(), train.images[:200]
 
     def energies(filters: Float[Tensor, "K C k k"]) -> list[float]:
         return energy_profile(filters.double(), spectrum.components.double()).tolist()
 
-    some = train.images[:200]
     return {
         "lambdas": spectrum.lambdas.tolist(),
         "initial": energies(before),

@@ -48,7 +48,6 @@ LEARNED = 0.95  # accuracy in training on two pixels from which networks count a
 TOLD_APART = 0.8  # the same on 28×28 sites, where few images are told apart by heart
 FALL = math.log(2)  # of R: a fall by less than a factor of 2 is none
 NO_EFFECT = math.log(1.25)  # shuffling is without effect on D below this
-
 FEWEST = 4  # runs behind a statement on 28×28 sites
 
 Record = dict[str, Any]
