@@ -15,6 +15,7 @@ from linconv.models import ImageNetwork
 from linconv.sensitivity import sensitivity_maps
 from linconv.spectra import power_spectrum, radial_average, shell_means, standardise
 from verification._sensitivity_presets import HALF_WIDTH
+from verification._sweeping import train_and_test
 
 ORIGIN = 0  # seed of the choice of images, the same for all runs
 
@@ -30,14 +31,9 @@ def prepare(data: str, side: int, samples: int | None, half_width: float) -> tup
     High-pass images lack the square |u_d| ≤ half_width · side/2; where `half_width` is 0 they are natural and keep their mean.
     """
     sets = []
-    for split, count in (("train", samples), ("test", None if samples is None else max(samples // 4, 100))):
-        options: dict[str, Any] = {"grid": (side, side), "dtype": torch.float32, "generator": torch.Generator().manual_seed(ORIGIN)}
-        try:
-            loaded = images.load(data, split=split, samples=count, **options)
-        except ValueError as error:
-            raise ValueError(f"{split} images: {error}") from error
-        x = high_pass(loaded.images, half_width * side / 2) if half_width else loaded.images
-        sets.append(images.ImageSet(standardise(x), loaded.labels, loaded.classes))
+    for part in train_and_test(data, samples, side, ORIGIN):
+        x = high_pass(part.images, half_width * side / 2) if half_width else part.images
+        sets.append(images.ImageSet(standardise(x), part.labels, part.classes))
     return sets[0], sets[1]
 
 

@@ -107,12 +107,19 @@ def train_and_test(data: str, samples: int | None, side: int, seed: int) -> list
     shared: dict[str, Any] = {"grid": (side, side), "dtype": torch.float32, "generator": generator}
     folder = Path(data)
     if data in NAMED or not folder.is_dir() or split_folder(folder, "train")[0] != folder:
-        return [images.load(data, split=split, samples=n, **shared) for split, n in (("train", samples), ("test", tested))]
+        return [_part(data, split, n, shared) for split, n in (("train", samples), ("test", tested))]
     whole = images.load(data, samples=None if samples is None or tested is None else samples + tested, **shared)
     # A drawn subset has its classes in turn; all images lie class by class.
     order = torch.randperm(len(whole), generator=generator) if samples is None else torch.arange(len(whole))
     parts = order.split([kept := samples or round(0.8 * len(whole)), len(whole) - kept])
     return [images.ImageSet(whole.images[part], whole.labels[part], whole.classes) for part in parts]
+
+
+def _part(data: str, split: Literal["train", "test"], samples: int | None, options: dict[str, Any]) -> images.ImageSet:
+    try:
+        return images.load(data, split=split, samples=samples, **options)
+    except ValueError as error:
+        raise ValueError(f"{split} images: {error}") from error
 
 
 def untrained(record: Record, least: float) -> str:
