@@ -1,9 +1,11 @@
 """The claim about sensitivities: its statistics on curves that are known, its runs, and parameters that do not fit."""
 
+import itertools
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure as Drawing
@@ -13,7 +15,8 @@ from linconv import images
 from linconv.claims import Check, Figure, Note, UsageError
 from linconv.filters import high_pass
 from linconv.sensitivity import frequency_sensitivity
-from linconv.spectra import radial_average, standardise
+from linconv.sgd import augment
+from linconv.spectra import power_spectrum, radial_average, standardise
 from linconv.statistics import total_variation
 from verification import _figure_sensitivity as figures
 from verification import _sensitivity_presets as presets
@@ -318,13 +321,37 @@ def test_what_a_run_keeps_is_the_sensitivity_of_its_network(monkeypatch):
 @pytest.mark.parametrize(("side", "half_width"), [(8, 0.5), (9, 0.5), (12, 0.0714)])
 def test_high_pass_images_have_no_low_frequencies(side, half_width):
     train, _ = runs.prepare("photos", side, 40, half_width)
-    radii, values = runs.spectrum_curve(train.images)
+    radii, values = radial_average(power_spectrum(train.images.double()))
     assert float(values[radii <= half_width * side / 2].max()) < 1e-4 * float(values.max())
     assert train.images.dtype == torch.float32
     assert train.images.std((0, 2, 3), unbiased=False).tolist() == pytest.approx([1, 1, 1], abs=1e-4)
     loaded = images.load("photos", samples=40, grid=(side, side), dtype=torch.float32, generator=torch.Generator().manual_seed(0)).images
     assert torch.equal(train.images, standardise(high_pass(loaded, half_width * side / 2)))
     assert torch.equal(runs.prepare("photos", side, 40, 0.0)[0].images, standardise(loaded))
+
+
+@pytest.mark.parametrize(("side", "moves"), [(6, 2), (5, 1), (4, 0)])
+def test_met_spectrum_is_the_mean_over_what_training_shows(side, moves):
+    """By NumPy, move by move; and by drawing moves as training does."""
+    x = torch.randn(3, 2, side, side, generator=torch.Generator().manual_seed(side))
+    power = np.zeros((2, side, side))
+    for image, mirrored, i, j in itertools.product(x.double().numpy(), (False, True), *[range(2 * moves + 1)] * 2):
+        shown = np.pad(image[..., ::-1] if mirrored else image, ((0, 0), (moves, moves), (moves, moves)))
+        power += abs(np.fft.fft2(shown[:, i : i + side, j : j + side], norm="ortho")) ** 2
+    expected = np.sqrt(power / (3 * 2 * (2 * moves + 1) ** 2))
+    found = runs.met_spectrum(x, moves)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    drawn = augment(x.repeat(4000, 1, 1, 1), flips=True, translations=moves, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(power_spectrum(drawn.double()), found, rtol=0.03, atol=0)
+
+
+def test_moves_bring_frequencies_back_that_a_filter_took():
+    x = runs.prepare("photos", 16, 40, 0.5)[0].images
+    radii, met = radial_average(runs.met_spectrum(x))
+    unmoved = radial_average(power_spectrum(x.double()))[1]
+    low = radii <= 4
+    assert float(met[low].min()) > 1e3 * float(unmoved[low].max())
+    assert float(total_variation(met, unmoved, radii)) > 0.1
 
 
 def test_a_tiny_run_from_images_to_figures(monkeypatch, tmp_path):
@@ -377,7 +404,7 @@ def shown_from_the_store(store, names, monkeypatch):
 def test_a_store_without_maps_is_still_drawn():
     records = [record(NATURAL, high=high, seed=s) for high in (False, True) for s in range(2)]
     x = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert list(claim.maps_of(records, {0.0: x, 0.5: x})) == ["data, natural", "data, high-pass"]
+    assert list(claim.maps_of(records, {0.0: x[0], 0.5: x[0]})) == ["data, natural", "data, high-pass"]
 
 
 def test_figures_of_runs_that_all_diverged_are_empty():

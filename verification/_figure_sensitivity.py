@@ -12,7 +12,7 @@ from linconv.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY,
 from linconv.spectra import power_spectrum, published_curve, radial_average
 from linconv.statistics import Interval, crossed_interval
 from verification import _sensitivity_statistics as of
-from verification._sensitivity_runs import half_width_of, spectrum_curve
+from verification._sensitivity_runs import half_width_of
 from verification._sensitivity_statistics import FAMILIES, Curve, Series, Spectra
 from verification._sweeping import Record
 
@@ -120,19 +120,23 @@ def _distances(axes: Any, runs: list[Record], parameter: str, width: float, spec
         axes.plot(levels, d.numpy(), "o" if other == width else "x", mfc="none", color=colour, label=label)
 
 
-def data_statistics(kinds: dict[float, Float[Tensor, "N C H W"]], exponent: Interval, title: str) -> Figure:
-    """The spectra of the images by radius, with the power law that was fitted to the natural ones, and as maps."""
+def data_statistics(
+    kinds: dict[float, Float[Tensor, "N C H W"]], met: dict[float, Float[Tensor, "C H W"]], exponent: Interval, title: str
+) -> Figure:
+    """The spectra of the images by radius, as they are and as training moves them, with the power law fitted to the natural ones; maps."""
     drawing = Figure(figsize=(3.4 * (1 + len(kinds)), 3.0), layout="constrained")
     axes = drawing.subplots(1, 1 + len(kinds))
     for (width, x), place, colour in zip(kinds.items(), axes[1:], COLOURS, strict=False):
-        radii, values = spectrum_curve(x)
+        name = kind_name(width, kinds)
+        (radii, values), (_, moved) = radial_average(power_spectrum(x.double())), radial_average(met[width])
         shown = values > FLOOR * values.max()
-        axes[0].plot(radii[1:][shown[1:]].numpy(), values[1:][shown[1:]].numpy(), color=colour, label=kind_name(width, kinds))
+        axes[0].plot(radii[1:][shown[1:]].numpy(), values[1:][shown[1:]].numpy(), color=colour, label=name)
+        axes[0].plot(radii[1:].numpy(), moved[1:].numpy(), "--", color=colour, label=f"{name}, moved in training")
         if width == 0:
             law = values[1] * (radii[1:] / radii[1]) ** -float(exponent.estimate)
             axes[0].plot(radii[1:].numpy(), law.numpy(), ":", color=BLACK, label=f"|u|^−α, α = {of.shown(exponent)}")
-        drawing.colorbar(draw_map(place, power_spectrum(x)), ax=place)
-        place.set_title(f"{kind_name(width, kinds)} images", fontsize=8)
+        drawing.colorbar(draw_map(place, met[width]), ax=place)
+        place.set_title(f"{name} images, moved in training", fontsize=8)
     axes[0].set(xscale="log", yscale="log", xlabel="|u| (cycles per image)", ylabel="$(E|x̂_u|^2)^{1/2}$, standardised images")
     axes[0].legend(fontsize=7)
     drawing.suptitle(title, fontsize=8)

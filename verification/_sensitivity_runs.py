@@ -6,18 +6,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from linconv import images, models
 from linconv.classifiers import accuracy, shuffled_labels, train_classifier
 from linconv.filters import high_pass
 from linconv.models import ImageNetwork
 from linconv.sensitivity import sensitivity_maps
-from linconv.spectra import power_spectrum, radial_average, shell_means, standardise
+from linconv.spectra import power_spectrum, shell_means, standardise
 from verification._sensitivity_presets import HALF_WIDTH
 from verification._sweeping import train_and_test
 
 ORIGIN = 0  # seed of the choice of images, the same for all runs
+MOVES = 2  # pixels by which training moves images, and mirrors them: the published augmentation
 
 
 # Of runs with few images; the published ones are part of their tasks.
@@ -42,10 +43,19 @@ def half_width_of(parameters: dict[str, Any]) -> float:
     return float(parameters.get("half_width", HALF_WIDTH)) if parameters["high"] else 0.0
 
 
-def spectrum_curve(x: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Radii, and the root of the mean power of the images there."""
-    radii, values = radial_average(power_spectrum(x.double()))
-    return radii, values
+def met_spectrum(x: Float[Tensor, "N C H W"], moves: int = MOVES) -> Float[Tensor, "C H W"]:
+    """The root-mean-square spectrum of images as training shows them: mirrored or not, moved by up to `moves` pixels, zeros moving in.
+
+    The mean over all moves and both mirror images, each as likely as the others, without drawing any.  It is not that of the images as
+    they are: edges against zeros have power at all frequencies, at those too that a filter took.
+    """
+    height, width = x.shape[2:]
+    padded = nn.functional.pad(x, (moves,) * 4)
+    offsets = [(i, j) for i in range(2 * moves + 1) for j in range(2 * moves + 1)]
+    spectra = [power_spectrum(padded[..., i : i + height, j : j + width]).double() for i, j in offsets]
+    power = torch.stack(spectra).square().mean(0)
+    mirrored = power.flip(-1).roll(1, -1)  # of x_{n−1−i}, whose DFT has the moduli of that at −u
+    return ((power + mirrored) / 2).sqrt()
 
 
 def build(family: str, depth: int, width: int, channels: int, classes: int, side: int, seed: int) -> ImageNetwork:
@@ -95,6 +105,8 @@ def run(
         batch_size=batch_size,
         step_size=STEP_SIZES[family] if step_size is None else step_size,
         weight_decay=decay,
+        flips=True,
+        translations=MOVES,
         generator=torch.Generator().manual_seed(seed + 10**7),
     )
     alive = ended.stop_reason != "diverged"

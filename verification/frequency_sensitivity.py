@@ -2,6 +2,7 @@ r"""Trained CNNs inherit the spectrum of their data: their sensitivity to each f
 
 The sensitivity of a network f at frequency u is $\mathbb E_x \|\partial f / \partial \hat x_u\|_2$, the spectrum of the data
 $(\mathbb E |\hat x_u|^2)^{1/2}$; both are averaged over circles |u| = r and compared as curves of mass 1, by their total variation d.
+The spectrum is that of the images as training shows them, mirrored and moved by up to two pixels with zeros moving in.
 
 (a) Linear CNNs: the sensitivity is $D^{-1/2} (\sum_k |V_u[k, c]|^2)^{1/2}$ without any data, and of a trained network that of the optimum
 of the weight-decayed problem. This part is a theorem. (b) Nonlinear networks on natural and on high-pass images: a network is nearer to
@@ -27,11 +28,11 @@ from linconv import images
 from linconv.claims import Check, Figure, Note, Progress, agree, at_most, control, exceeds, inconclusive, main
 from linconv.plotting import map_figure
 from linconv.sensitivity import frequency_sensitivity
-from linconv.spectra import on_full_grid, power_spectrum, spectral_exponent
+from linconv.spectra import on_full_grid, power_spectrum, radial_average, spectral_exponent
 from linconv.statistics import Interval, Trend, total_variation, trend
 from verification import _figure_sensitivity as figures
 from verification._sensitivity_presets import HALF_WIDTH, IMAGENETTE, PUBLISHED, PUBLISHED_IMAGENETTE, SMALL, Preset, preset_of, tasks_of
-from verification._sensitivity_runs import half_width_of, prepare, run, select, spectrum_curve
+from verification._sensitivity_runs import half_width_of, met_spectrum, prepare, run, select
 from verification._sensitivity_statistics import (
     FAMILIES,
     OTHER_DISTANCES,
@@ -87,10 +88,14 @@ def claim(
         yield Note(f"{data} stands in for ImageNette, whose images are larger", in_scope=True)
     maps: dict[str, Tensor] = {}
     yield from linear_checks(linear, seed, maps)
-    radii, spectra = spectra_of(kinds)
+    met = {width: met_spectrum(x) for width, x in kinds.items()}
+    radii, spectra = spectra_of(met)
     some = kinds[0.0][:: max(1, len(kinds[0.0]) // EXPONENT_IMAGES)]
     exponent = spectral_exponent(some, generator=generator, resamples=RESAMPLES)
     yield Note(f"natural images: spectrum as |u|^−α, α = {shown(exponent)}; published: a power law")
+    for width, x in kinds.items():
+        d = total_variation(radial_average(power_spectrum(x.double()))[1], spectra[width], radii)
+        yield Note(f"{figures.kind_name(width, kinds)} images: moves in training change their spectrum by d = {d:.2f}")
     yield from follow_checks(records, spectra, radii, p.families[0].name)
     yield from trend_checks(records, spectra, radii, p.families[0].name, generator)
     origin, known = ("ImageNette", PUBLISHED_IMAGENETTE) if p.families == IMAGENETTE.families else ("CIFAR-10", {HALF_WIDTH: PUBLISHED})
@@ -100,9 +105,9 @@ def claim(
     for name, draw in {
         "": lambda: figures.panels(series(records), spectra, radii, title),
         "_distances": lambda: figures.distances(series(records), spectra, radii, title),
-        "_data": lambda: figures.data_statistics(kinds, exponent, title),
+        "_data": lambda: figures.data_statistics(kinds, met, exponent, title),
         "_linear": lambda: figures.linear_curves(maps, linear.images),
-        "_maps": lambda: map_figure(maps_of(records, kinds)),
+        "_maps": lambda: map_figure(maps_of(records, met)),
         "_accuracy": lambda: figures.accuracy_table(rows, origin, title),
     }.items():
         yield Figure(f"frequency_sensitivity{name}", draw)
@@ -113,24 +118,24 @@ def training_images(data: str, p: Preset, width: float) -> images.ImageSet:
     return prepare(data, p.side, p.samples, width)[0]
 
 
-def spectra_of(kinds: dict[float, Float[Tensor, "N C H W"]]) -> tuple[Curve, Spectra]:
-    """Radii, and the curve of each kind of images."""
-    curves = {width: spectrum_curve(x) for width, x in kinds.items()}
+def spectra_of(met: dict[float, Float[Tensor, "C H W"]]) -> tuple[Curve, Spectra]:
+    """Radii, and the curve of the spectrum of each kind of images."""
+    curves = {width: radial_average(power) for width, power in met.items()}
     return curves[0.0][0], {width: values for width, (_, values) in curves.items()}
 
 
-def maps_of(records: list[Record], kinds: dict[float, Float[Tensor, "N C H W"]]) -> dict[str, Float[Tensor, "C H W"]]:
+def maps_of(records: list[Record], met: dict[float, Float[Tensor, "C H W"]]) -> dict[str, Float[Tensor, "C H W"]]:
     """Maps to look at: spectra of the data, and the sensitivity of the networks of each family that kept theirs, mean over runs."""
     shown_maps: dict[str, Tensor] = {}
-    for width, x in kinds.items():
-        name = figures.kind_name(width, kinds)
-        shown_maps[f"data, {name}"] = power_spectrum(x)
+    for width, power in met.items():
+        name = figures.kind_name(width, met)
+        shown_maps[f"data, {name}"] = power
         for (family, parameter), levels in series(records).items():
             level, group = max(levels.items())
             halves = [r["result"]["map"] for r in group if half_width_of(r["parameters"]) == width and "map" in r["result"]]
             if halves:
                 half = torch.tensor(halves, dtype=torch.float64).mean(0)
-                shown_maps[f"{FAMILIES[family]}, {parameter} {level:g}, {name}"] = on_full_grid(half[None], tuple(x.shape[2:]))
+                shown_maps[f"{FAMILIES[family]}, {parameter} {level:g}, {name}"] = on_full_grid(half[None], tuple(power.shape[1:]))
     return shown_maps
 
 
