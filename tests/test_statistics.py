@@ -20,6 +20,7 @@ from linconv.statistics import (
     cosine_distance,
     crossed_interval,
     first_moment,
+    jackknife_interval,
     kl_divergence,
     mean_interval,
     permutation_test,
@@ -507,6 +508,18 @@ X = torch.arange(5.0)
 def test_bad_input(act, error, message):
     with pytest.raises(error, match=message):
         act(seeded())
+
+
+@given(st.integers(0, 1000), st.integers(2, 9))
+def test_leaving_out_one_gives_students_interval_of_a_mean(seed, n):
+    x = normal(n, seed=seed)
+    found, expected = jackknife_interval(float(x.mean()), (x.sum() - x) / (n - 1)), mean_interval(x)
+    assert (found.low, found.estimate, found.high) == pytest.approx((expected.low, expected.estimate, expected.high), abs=1e-12)
+
+
+def test_leaving_out_needs_two_values():
+    with pytest.raises(ValueError, match="left_out: expected the values of two samples or more, got 1"):
+        jackknife_interval(1.0, torch.ones(1))
 
 
 @pytest.mark.parametrize("n", [2, 3, 12])

@@ -115,7 +115,7 @@ def train_and_test(data: str, samples: int | None, side: int, seed: int) -> list
     return [images.ImageSet(whole.images[part], whole.labels[part], whole.classes) for part in parts]
 
 
-def _part(data: str, split: Literal["train", "test"], samples: int | None, options: dict[str, Any]) -> images.ImageSet:
+def _part(data: str, split: str, samples: int | None, options: dict[str, Any]) -> images.ImageSet:
     try:
         return images.load(data, split=split, samples=samples, **options)
     except ValueError as error:

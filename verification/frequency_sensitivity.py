@@ -55,7 +55,6 @@ FAST = {"preset": "smoke", "jobs": 1}
 RESAMPLES = 1000
 EFFECT = 0.02  # of mass: differences of total variation below this are no support for anything
 LINEAR_SIDE, LINEAR_SAMPLES = 6, 300
-EXPONENT_IMAGES = 2000  # enough for two digits; the time of the interval grows with their square
 UNITS = {"depth": ("with depth", "each doubling", math.log2), "decay": ("with weight decay", "each factor of 10", math.log10)}
 
 
@@ -90,8 +89,7 @@ def claim(
     yield from linear_checks(linear, seed, maps)
     met = {width: met_spectrum(x) for width, x in kinds.items()}
     radii, spectra = spectra_of(met)
-    some = kinds[0.0][:: max(1, len(kinds[0.0]) // EXPONENT_IMAGES)]
-    exponent = spectral_exponent(some, generator=generator, resamples=RESAMPLES)
+    exponent = spectral_exponent(kinds[0.0])
     yield Note(f"natural images: spectrum as |u|^−α, α = {shown(exponent)}; published: a power law")
     for width, x in kinds.items():
         d = total_variation(radial_average(power_spectrum(x.double()))[1], spectra[width], radii)

@@ -8,7 +8,7 @@ from linconv.statistics.correlations import correlation, correlation_interval
 from linconv.statistics.curves import cosine_distance, first_moment, kl_divergence, total_variation
 from linconv.statistics.permutations import Difference, Trend, permutation_test, trend
 from linconv.statistics.resampling import Interval, bootstrap_interval
-from linconv.statistics.student import crossed_interval, mean_interval
+from linconv.statistics.student import crossed_interval, jackknife_interval, mean_interval
 
 __all__ = [
     "Difference",
@@ -20,6 +20,7 @@ __all__ = [
     "cosine_distance",
     "crossed_interval",
     "first_moment",
+    "jackknife_interval",
     "kl_divergence",
     "mean_interval",
     "permutation_test",
