@@ -83,7 +83,7 @@ def _band(group: list[Record], radii: Curve) -> Interval:
 def _spectrum(axes: Any, spectrum: Curve, radii: Curve, colour: str) -> None:
     """The spectrum of the data in the same units."""
     axes.plot(radii.numpy(), _published(spectrum, radii).numpy(), "--", color=colour, lw=1.6, label="data")
-    axes.set(yscale="log", ylim=(FLOOR, None), xlabel="|u| (cycles per image)", ylabel="density of sensitivity")
+    axes.set(yscale="log", ylim=(FLOOR, 1), xlabel="|u| (cycles per image)", ylabel="density of sensitivity")
     axes.legend(fontsize=6)
 
 
@@ -138,7 +138,8 @@ def data_statistics(
         drawing.colorbar(draw_map(place, met[width]), ax=place)
         place.set_title(f"{name} images, moved in training", fontsize=8)
     axes[0].set(xscale="log", yscale="log", xlabel="|u| (cycles per image)", ylabel="$(E|x̂_u|^2)^{1/2}$, standardised images")
-    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(bottom=axes[0].get_ylim()[0] / 30)  # room for the legend
+    axes[0].legend(fontsize=6, loc="lower left")
     drawing.suptitle(title, fontsize=8)
     return drawing
 
