@@ -598,3 +598,18 @@ def test_only_rounding_is_taken_from_a_lower_bound(loss):
     assert nuclear.below(problem, beta, value, float(np.nextafter(value, 1e9))) == value
     for excess in (1e-9, 1e-3):  # no rounding of sums of 100 terms: the bound is wrong, and must look wrong
         assert nuclear.below(problem, beta, value, value * (1 + excess)) > value
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("certain", [True, False])
+@pytest.mark.parametrize("count", [40, 6])
+def test_the_lower_bound_at_depth_one_is_positive_at_every_decay_and_whenever_it_ends(loss, certain, count):
+    """Where the gradient itself proves nothing, a multiple of it does; y is certain, or a distribution."""
+    x = normal(count, 2, 2, 3)
+    y = labels(x, loss) if certain else torch.softmax(normal(count, 3, seed=5), 1)
+    for decay in (1e200, 1.0, 1e-10, 1e-20, 1e-60, 1e-200):
+        least = fit(x, y, depth=1, weight_decay=decay, loss=loss)
+        stopped = fit(x, y, depth=1, weight_decay=decay, loss=loss, on_progress=lambda found: False)
+        for found in (least, stopped):
+            assert 0 < found.lower_bound <= min(least.objective, stopped.objective)
+    assert fit(x, y, depth=1, weight_decay=1e-20, loss=loss, on_progress=lambda found: False).objective > least.objective

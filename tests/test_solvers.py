@@ -695,6 +695,8 @@ def test_a_trace_that_the_reduction_loses_is_no_silence():
     y = torch.tensor([[1.0], [0.0], [0.0]], dtype=F64)
     found = fit(x, y, depth=2, weight_decay=5.749746332824149e-18)
     assert found.lower_bound <= 0.0917 < 1 / 9
+    for depth in (1, 2, 3):  # without decay the last digit fits y exactly
+        assert fit(x, y, depth=depth, weight_decay=0.0).lower_bound < 1e-9
 
 
 def test_equal_blocks_with_cross_frequency_terms_are_not_decoupled():
@@ -1037,3 +1039,26 @@ def test_tensors_without_numbers_are_refused():
     for x, got in ((torch.empty(4, 1, 3, device="meta", dtype=F64), "meta"), (normal(4, 1, 3).to_sparse(), "sparse")):
         with pytest.raises(TypeError, match=f"x: expected a dense tensor with data, got .*{got}"):
             fit(x, y, depth=1, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("kind", ["plain", "opposite channels", "constant"])
+def test_more_images_than_unknowns_leave_no_gap_at_the_smallest_decays(depth, kind):
+    """No dual point of the penalty proves anything there; what least squares leave over is a bound at every decay."""
+    x, y = normal(40, 2, 3, 3), normal(40, 2, seed=1)
+    x = {"plain": x, "opposite channels": torch.cat([x[:, :1], -x[:, :1]], 1), "constant": x[..., :1, :1].expand(40, 2, 3, 3)}[kind]
+    design = x.contiguous().flatten(1).numpy()
+    least = np.square(design @ np.linalg.lstsq(design, y.numpy(), rcond=1e-10)[0] - y.numpy()).sum() / 80
+    for decay in (1e-20, 1e-30, 1e-100, 1e-200):
+        found = fit(x.contiguous(), y, depth=depth, weight_decay=decay)
+        assert found.gap < 1e-6
+        assert found.lower_bound <= least * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("decay", [1e150, 1e180, 1e200])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_largest_decays_leave_the_zero_predictor(depth, decay):
+    x, y = normal(12, 2, 2, 2), normal(12, 2, seed=1)
+    found = fit(x, y, depth=depth, weight_decay=decay)
+    assert found.objective == pytest.approx(float(y.square().sum()) / 24)
+    assert found.gap < 1e-8

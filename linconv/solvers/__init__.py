@@ -17,7 +17,7 @@ from linconv.solvers.monitor import Monitor
 from linconv.solvers.nonconvex import nonconvex
 from linconv.solvers.nuclear import below, nuclear
 from linconv.solvers.problem import Problem, Solution
-from linconv.solvers.reduction import certify, reduce, squared_residual
+from linconv.solvers.reduction import certified_least_error, certify, least_squares, reduce, squared_residual
 from linconv.solvers.ridge import distinct_columns, least_error, ridge, ridge_path
 from linconv.solvers.smooth import smooth
 from linconv.symbols import one_thread
@@ -25,6 +25,8 @@ from linconv.validation import validate_number, validate_size, validate_tensor
 
 __all__ = ["Solution", "fit", "fit_path"]
 
+LARGE = 2**26  # numbers in the data beyond which images are not sorted to find equal ones
+NEGLIGIBLE = 1e-12  # of weight decays: rounding of the dual point, divided by them, may leave no bound
 DEEPEST = 1000
 SHARE = 0.9  # of the tolerance: the rest is for the rounding that certificates pay for
 SMALL = 2**20  # numbers in the data up to which a second thread costs more than it saves, ten times more on a busy machine
@@ -200,25 +202,37 @@ def _solve(
 
 def _finish(solution: Solution, problem: Problem, x: Tensor, y: Tensor) -> Solution:
     """The objective, and at depth 2 the lower bound, from the data themselves where they were reduced; the predictor in their dtype."""
+    negligible = problem.quadratic and problem.depth < 3 and 0 < problem.weight_decay < NEGLIGIBLE * _scale(problem)
     predictor = solution.predictor
     if len(problem.x) < len(x):
         images, targets = x.detach(), y.detach().to(torch.float64)
         penalty = solution.objective - problem.data_term(predictor)
         lower = solution.lower_bound
         if solution.method == "least squares":
-            lower = _least_error(images, targets, lower)
+            lower = _least_error(images, targets)
         if solution.method == "nuclear norm":
             lower = certify(images, targets, problem, predictor, torch.full_like(problem.weights, problem.mu))
         solution = replace(solution, objective=squared_residual(images, targets, predictor) + penalty, lower_bound=lower)
+        if negligible and solution.gap > 1e-6:
+            least = least_squares(problem)  # without the directions that only rounding of the reduction has left
+            value = squared_residual(images, targets, least) + problem.objective(least) - problem.data_term(least)
+            solution = replace(solution, predictor=least, objective=value) if value < solution.objective else solution
+    predictor = solution.predictor
+    if negligible and solution.gap > 1e-6:
+        lower = max(solution.lower_bound, _least_error(x.detach(), y.detach().to(torch.float64)))
+        solution = replace(solution, lower_bound=lower)
     solution = replace(solution, lower_bound=below(problem, predictor, solution.objective, solution.lower_bound, len(x)))
     # Rounding leaves dust in every block, of which the cost at float64's rank tolerance would make whole components.
     return solution if x.dtype == torch.float64 else replace(solution, predictor=predictor.to(x.dtype))
 
 
-def _least_error(x: Tensor, y: Tensor, lower: float) -> float:
-    """A bound on the least-squares value, from images whose equal columns count once: the reduction makes them differ by rounding."""
+def _scale(problem: Problem) -> float:
+    """A weight decay that is not small: depth 1 adds it to eigenvalues, depth 2 subtracts it from singular values."""
+    return problem.pixel**2 if problem.depth == 1 else float(problem.cross_moment.abs().max())
+
+
+def _least_error(x: Tensor, y: Tensor) -> float:
+    """A bound on the least-squares value from the images themselves: a reduction may have rounded away what tells equal columns apart."""
     columns = distinct_columns(x.flatten(1))
-    if columns.shape[1] == x[0].numel() or columns.shape[1] == 0:
-        return lower
-    rows, targets, constant = reduce(columns[..., None], y)
-    return max(lower, constant + least_error(Problem(rows, targets, 1, 0.0)))
+    proved = certified_least_error(columns[..., None], y) if 0 < columns.shape[1] < len(x) else 0.0
+    return proved if proved > 0 or x.numel() > LARGE else least_error(Problem(x.to(torch.float64), y, 1, 0.0))

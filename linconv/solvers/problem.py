@@ -156,8 +156,10 @@ class Problem:
 
     def objective(self, predictor: Float[Tensor, "K C *grid"]) -> float:
         """F from the data and the representation cost; `inf` where the hidden widths cannot realise the predictor."""
-        widths = self.max_rank if self.depth > 1 else None
-        return self.data_term(predictor) + self.weight_decay * representation_cost(predictor, self.depth, hidden_channels=widths).upper
+        if self.depth == 1:  # no square of a tiny predictor is lost where the decay makes up for it
+            return self.data_term(predictor) + float((math.sqrt(self.weight_decay) * predictor).square().sum())
+        cost = representation_cost(predictor, self.depth, hidden_channels=self.max_rank)
+        return self.data_term(predictor) + self.weight_decay * cost.upper
 
     def penalty(self, blocks: Complex[Tensor, "F K C"], weights: Float[Tensor, " F"]) -> float:
         """Σ_u weights_u ‖B_u‖_{S_p}^p over the full spectrum, without the dust of rounding (`truncate`), which a power p < 1 magnifies."""

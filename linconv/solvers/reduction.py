@@ -5,6 +5,7 @@ decomposition, updated chunk by chunk, replaces the images without forming XᵀX
 A lower bound found for [R z] is not taken on trust: `certify` goes over the images once more.
 """
 
+import math
 from collections.abc import Iterator
 
 import scipy.linalg
@@ -54,6 +55,35 @@ def squared_residual(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"], pre
     weights = predictor.flatten(1).T
     parts = (float((rows @ weights - targets).square().sum()) for rows, targets in zip(chunks(x, size), y.split(size), strict=True))
     return sum(parts) / (2 * len(x))
+
+
+def certified_least_error(x: Float[Tensor, "N C *grid"], y: Float[Tensor, "N K"]) -> float:
+    r"""A number at or below (1/2N)‖Xβ − y‖² for every β, near the least where X is well conditioned; N > C·D.
+
+    With P the projection onto the columns of X, ‖Xβ − y‖ ≥ ‖(I − P)y‖ ≥ ⟨y, (I − P)r⟩/‖r‖ for any r, and ‖Pr‖ ≤ ‖Xᵀr‖/σ_min(X).  r is
+    the residual of a least-squares predictor, Xᵀr is computed from the images, off by Nε‖X‖_F‖r‖ at most, and σ_min is that of the
+    triangle less 20 N·C·D·ε‖X‖_F for its rounding (Householder's QR: Higham 2002, theorem 19.4).  0 where that leaves nothing: then
+    a change in the last digits of X may fit y exactly.  Source: derived here.
+    """
+    count, size, eps = len(x), x[0].numel(), torch.finfo(torch.float64).eps
+    rows, targets, _ = reduce(x, y)
+    scale = math.sqrt(count / size)
+    norm = scale * float(torch.linalg.vector_norm(rows))
+    least = scale * float(torch.linalg.svdvals(rows.flatten(1))[-1]) - 20 * count * size * eps * norm
+    if least <= 0:
+        return 0.0
+    weights = least_squares(Problem(rows, targets, 1, 0.0)).flatten(1).T
+    pulled, products = torch.zeros_like(weights), torch.zeros(3, dtype=torch.float64, device=x.device)  # ⟨y, r⟩, ‖r‖², ‖y‖²
+    step = problem_rows(x)
+    for images, wanted in zip(chunks(x, step), y.split(step), strict=True):
+        rest = wanted - images @ weights
+        pulled += images.T @ rest
+        products += torch.stack([(wanted * rest).sum(), rest.square().sum(), wanted.square().sum()])
+    linear, left, size_y = float(products[0]), math.sqrt(float(products[1])), math.sqrt(float(products[2]))
+    if left == 0:
+        return 0.0
+    turned = (float(torch.linalg.vector_norm(pulled)) / left + count * eps * norm) / least
+    return max(linear / left - size_y * (turned + y.numel() * eps), 0.0) ** 2 / (2 * count)
 
 
 def problem_rows(x: Float[Tensor, "N C *grid"]) -> int:

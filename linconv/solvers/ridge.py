@@ -20,7 +20,8 @@ def ridge(problem: Problem) -> Solution:
     """The minimiser of (1/2N)‖Xβ − y‖² + λ‖β‖²: Cholesky on the smaller of N and C·D, or singular values where λ is too small for that.
 
     Lower bound: the dual (1/N)(⟨y, θ⟩ − ½‖θ‖²) − ‖Xᵀθ‖²/(4λN²) at the best multiple of θ = y − Xβ, valid at any θ.
-    For λ = 0 the least-squares predictor of least norm, and the bound of `least_error`.
+    For λ = 0 the least-squares predictor of least norm, and the bound of `least_error`, without the
+    constant, which is known up to rounding only.
     """
     small = _smaller_gram(problem)
     shift = 2 * len(problem.x) * problem.weight_decay
@@ -89,7 +90,7 @@ def _solution(problem: Problem, solved: Float[Tensor, "CD K"], theta: Float[Tens
     beta = solved.T.reshape(-1, *problem.x.shape[1:])
     value = problem.objective(beta)
     if decay == 0:
-        return Solution(beta, value, min(problem.constant + least_error(problem), value), "least squares")
+        return Solution(beta, value, min(least_error(problem), value), "least squares")
     linear = float((problem.y * theta).sum()) / n
     square = float(theta.square().sum()) / (2 * n) + float(_adjoint(problem.x.flatten(1), theta).square().sum()) / (4 * decay * n**2)
     lower = linear / square * linear / 4 if square > 0 and linear > 0 else 0.0

@@ -7,11 +7,13 @@ are fewer images, in the N coordinates of their span, which contains the minimis
 of the images: with the same curvature of ℓ everywhere the Hessian would be diagonal in them, which preconditions it.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from jaxtyping import Float
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from linconv.solvers.monitor import Monitor
@@ -29,8 +31,8 @@ def smooth(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | Non
     From the predictor `start`, or from 0 where that is better.  `monitor` is told the bracket after every Newton step and asked for
     the time between conjugate gradients too; where it says so, the bracket reached so far is returned.
 
-    Lower bound: the dual −(1/N) Σ ℓ*(z_n) − ‖Xᵀz‖²/(4λN²) at the gradient z of the loss; with ∇F the gradient of the objective the
-    gap is ‖∇F‖²/(4λ), which is how the accuracy is chosen.
+    Lower bound: the dual −(1/N) Σ ℓ*(z_n) − ‖Xᵀz‖²/(4λN²) at the gradient z of the loss, or far from the minimum at a multiple of it;
+    with ∇F the gradient of the objective the gap is ‖∇F‖²/(4λ), which is how the accuracy is chosen.
     """
     monitor = Monitor() if monitor is None else monitor
     basis, rows, moments = _principal_axes(problem.x.flatten(1))
@@ -48,7 +50,7 @@ def smooth(problem: Problem, tol: float, start: Float[Tensor, "K C *grid"] | Non
     def solution(b: Tensor) -> Solution:
         beta = (basis @ b).T.reshape(-1, *problem.x.shape[1:])
         objective = problem.objective(beta)
-        return Solution(beta, objective, below(problem, beta, objective, max(_dual_value(problem, beta), 0.0)), "Newton")
+        return Solution(beta, objective, below(problem, beta, objective, max(_dual_value(problem, beta, objective), 0.0)), "Newton")
 
     b = torch.zeros(rows.shape[1], y.shape[1], dtype=rows.dtype, device=rows.device)
     reached, slope = value(b), gradient(b)
@@ -125,7 +127,19 @@ def _line_search(
     return None
 
 
-def _dual_value(problem: Problem, beta: Float[Tensor, "K C *grid"]) -> float:
+def _dual_value(problem: Problem, beta: Float[Tensor, "K C *grid"], objective: float) -> float:
+    """The dual at the gradient z of the loss, or where that proves less than half of the objective at the best of its multiples s z.
+
+    It is concave in s and positive for small s, where −ℓ*(s z) falls like s log(1/s), or s, and ‖Xᵀz‖² s²/(4λN²) like s².
+    """
     residual = problem.residual(beta)
-    pulled = residual.T @ problem.x.flatten(1) / len(problem.x)
-    return problem.dual_value(residual) - float(pulled.square().sum()) / (4 * problem.weight_decay)
+    pulled = float(torch.linalg.vector_norm(residual.T @ problem.x.flatten(1))) / len(problem.x) / math.sqrt(4 * problem.weight_decay)
+
+    def value(s: float) -> float:
+        return problem.dual_value(s * residual) - (s * pulled) ** 2
+
+    whole = value(1.0)
+    if whole >= objective / 2 or pulled == 0:
+        return whole
+    found = minimize_scalar(lambda logarithm: -value(math.exp(logarithm)), bounds=(-690.0, 0.0), method="bounded", options={"xatol": 1e-3})
+    return max(whole, value(math.exp(found.x)))
