@@ -58,8 +58,8 @@ class PatchSpectrum:
     `components`: orthonormal eigenvectors u_i of the patches' second moment as rows, λ descending, the largest entry of each positive.
     `lambdas`: λ_i, the root mean square of ⟨u_i, p⟩ over all patches; 0 where λ² is below rounding, P·ε·max λ².
     `mean_patch_covariance`: A = (1/N) Σ_n p̄_n p̄_nᵀ with p̄_n the mean patch of image n.
-    `precise_covariance`: A in float64, as it was summed: at late times its small eigenvalues decide, which single precision loses.
     `mean`: what was taken from every patch before, the mean of all of them where they were centred, else 0.
+    `precise_covariance`, `precise_mean`: A and the mean in float64, as they were summed: small eigenvalues of A decide at late times.
     `windows`: how the patches were cut; `n_images` N, `patches_per_image` J.
     """
 
@@ -68,6 +68,7 @@ class PatchSpectrum:
     mean_patch_covariance: Float[Tensor, "P P"]
     precise_covariance: Float[Tensor, "P P"]
     mean: Float[Tensor, " P"]
+    precise_mean: Float[Tensor, " P"]
     windows: Windows
     n_images: int
     patches_per_image: int
@@ -122,12 +123,14 @@ def patch_spectrum(
     if not center:
         moment, of_means = moment + mean.outer(mean), of_means + mean.outer(mean)
     components, lambdas = _principal(moment, float(mean.abs().max()))
+    removed = mean if center else torch.zeros_like(mean)
     return PatchSpectrum(
         components=components.to(first.dtype),
         lambdas=lambdas.to(first.dtype),
         mean_patch_covariance=of_means.to(first.dtype),
         precise_covariance=of_means,
-        mean=(mean if center else torch.zeros_like(mean)).to(first.dtype),
+        mean=removed.to(first.dtype),
+        precise_mean=removed,
         windows=windows,
         n_images=sums.images,
         patches_per_image=per_image,
@@ -221,7 +224,7 @@ def mean_patches(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) ->
     if images.shape[1] != spectrum.patch_shape[0]:
         raise ValueError(f"images: expected {spectrum.patch_shape[0]} channels as the spectrum has, got shape {tuple(images.shape)}")
     windows = _windows(*spectrum.windows, tuple(images.shape[2:]))
-    mean = spectrum.mean.to(torch.float64)
+    mean = spectrum.precise_mean
     colour = mean.reshape(images.shape[1], -1).mean(1)
     means = mean.new_zeros(len(images), len(mean))
     for part, patches in _pieces(images, windows, colour):
@@ -282,6 +285,8 @@ def energy_profile(
     >>> energy_profile(2 * components[:1].reshape(1, 1, 3), components).round(decimals=12).abs().tolist()
     [2.0, 0.0, 0.0]
     """
+    if layer is not None and not isinstance(filters, nn.Module):
+        raise ValueError(f"layer: expected none beside filters, which have no layers, got {layer!r}; pass the module, or its weight alone")
     weight = first_filters(filters, layer) if isinstance(filters, nn.Module) else filters
     validate_tensor("filters", weight, ndim=(2, 3, 4, 5), shape="filters (K, C, *kernel)")
     validate_tensor("components", components, ndim=(2,), shape="components as rows (m, P)")
