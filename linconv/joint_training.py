@@ -87,7 +87,8 @@ def small_start_limit(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M
     r"""WᵀW = (ΘᵀΘ)^{1/2} of a first layer trained to convergence jointly with its head from a small balanced start.
 
     Θ = BA⁺, M×P, is the least-squares map from mean patches to targets, and the number of filters at least its rank.  The energies are
-    then $e_i = (\langle u_i, W^T W u_i\rangle / K)^{1/2}$; `patches` are `mean_patches(spectrum, images)`.  Derived in docs/energy-profile.md; balance is arXiv 1802.06509's.
+    then $e_i = (\langle u_i, W^T W u_i\rangle / K)^{1/2}$; `patches` are
+    `mean_patches(spectrum, images)`.  Derived in docs/energy-profile.md; balance is arXiv 1802.06509's.
     """
     _validate_rows(patches, targets)
     left, sizes, right = reduced_svd(patches)

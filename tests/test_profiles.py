@@ -912,6 +912,30 @@ def test_a_joint_step_warns_from_where_one_layer_alone_diverges(seed):
         joint_step(1e3 * head, filters, a, b, 1e308)
 
 
+def test_both_joint_laws_give_the_energies_of_a_spectrum_in_a_line():
+    """Targets whose map Θ has orthogonal columns along the eigenvectors of A: modes are aligned, and late they are the small-start limit."""
+    images = coloured(40, 1, (5, 5))
+    spectrum = patch_spectrum(images, 2)
+    rows, (alpha, q) = mean_patches(spectrum, images), torch.linalg.eigh(spectrum.precise_covariance)
+    theta = torch.linalg.qr(normal(4, 4))[0] @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64)) @ q.T
+    targets = rows @ theta.T
+    u = spectrum.components
+    limit = ((u @ small_start_limit(rows, targets)) * u).sum(1).div(6).sqrt()
+    a, b = moments(rows, targets)
+    beta, eta = (b @ q).norm(dim=0), 1e-3
+    late = aligned_mode(alpha, beta, torch.full_like(beta, 1e-3), step_size=eta, steps=math.inf)
+    torch.testing.assert_close(((u @ q).square() @ late / 6).sqrt(), limit, rtol=1e-9, atol=0)
+    # NumPy's descent from the aligned balanced start, V = R a^½, W = a^½ qᵀ, with its first-order error in η.
+    r = (b @ q / beta).numpy()
+    v, w = 0.1 * r, 0.1 * q.T.numpy()
+    for _ in range(300):
+        error = v @ w @ a.numpy() - b.numpy()
+        v, w = v - 2 * eta * error @ w.T, w - 2 * eta * v.T @ error
+    strength = aligned_mode(alpha, beta, torch.full_like(beta, 0.01), step_size=eta, steps=300)
+    found = energy_profile(torch.from_numpy(w).unflatten(1, spectrum.patch_shape), u)
+    torch.testing.assert_close(((u @ q).square() @ strength / 4).sqrt(), found, rtol=0.05, atol=0)
+
+
 # --- Wrong variants that these tests must tell from the truth -------------------------------------------------------------
 
 
