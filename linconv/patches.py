@@ -117,13 +117,13 @@ def patch_spectrum(
     colour = torch.stack([part.to(torch.float64).flatten(2).mean(2).sum(0) for part in first.detach().split(100)]).sum(0) / len(first)
     sums = _sums(_alike(first, batches), windows, colour)
     per_image = math.prod(windows.counts(first.shape[2:]))
-    drift = sums.means / sums.images
-    mean = colour.repeat_interleave(math.prod(windows.kernel)) + drift
+    mean = colour.repeat_interleave(math.prod(windows.kernel)) + (drift := sums.means / sums.images)
     moment, of_means = sums.moment / (sums.images * per_image) - drift.outer(drift), sums.of_means / sums.images - drift.outer(drift)
-    if not center:
-        moment, of_means = moment + mean.outer(mean), of_means + mean.outer(mean)
+    removed, kept = (mean, 0 * mean) if center else (0 * mean, mean)
+    moment, of_means = moment + kept.outer(kept), of_means + kept.outer(kept)
+    if not float(moment.abs().max()) <= torch.finfo(first.dtype).max:
+        raise ValueError(f"images: expected pixels whose squares {first.dtype} holds, got larger ones; rescale the images")
     components, lambdas = _principal(moment, float(mean.abs().max()))
-    removed = mean if center else torch.zeros_like(mean)
     return PatchSpectrum(
         components=components.to(first.dtype),
         lambdas=lambdas.to(first.dtype),
@@ -275,10 +275,9 @@ def energy_profile(
     r"""The root-mean-square weight of the filters along each component, $e_i = (\frac1K \sum_k \langle w_k, u_i\rangle^2)^{1/2}$.
 
     `filters` is the weight of any torch convolution, or a module whose first convolution (or `layer`, by name) is taken, with groups and
-    dilation as `first_filters` spreads them; `components` are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients;
-    the result has the filters' dtype.  Source: Chowers and Weiss, arXiv 2206.02454, section 4.
-
-    Raises `ValueError` or `TypeError` where filters and components do not fit.
+    dilation as `first_filters` spreads them; `components` are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients,
+    in any units; the result has the filters' dtype.  Raises `ValueError` or `TypeError` where filters and components do not fit.
+    Source: Chowers and Weiss, arXiv 2206.02454, section 4.
 
     >>> x = torch.rand(50, 1, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> components = patch_spectrum(x, 3).components
@@ -296,5 +295,6 @@ def energy_profile(
             f"filters: expected {components.shape[1]} weights a filter on {components.device} as the components have, got shape "
             f"{tuple(weight.shape)} on {weight.device}; take patches of these sizes, and pass a grouped or dilated layer as a module"
         )
-    energies = (rows @ components.detach().to(torch.float64).T).square().mean(0)
-    return energies.sqrt().to(weight.dtype)
+    size = rows.abs().max().clamp(min=torch.finfo(torch.float64).tiny)  # squares of what is as large as 1 neither overflow nor vanish
+    energies = (rows / size @ components.detach().to(torch.float64).T).square().mean(0).sqrt()
+    return (size * energies).to(weight.dtype)

@@ -89,8 +89,8 @@ def predicted_profile(
 
 def published(lambdas: Float[Tensor, " P"], step_size: Real, steps: Real | Float[Tensor, "*T 1"]) -> Float[Tensor, "*T P"]:
     """Theorem 4.2 as printed with c̃ = 1, a row for each number of steps; `ValueError` where ηλ² ≥ 2 and the formula diverges."""
-    rate = step_size * lambdas.square()
-    _stable(float(rate.max()), step_size, "the published formula")
+    rate = step_size * lambdas * lambdas  # λ² alone may vanish
+    require_stable(float(rate.max()), step_size, "the published formula")
     t = torch.as_tensor(steps, dtype=torch.float64, device=rate.device)
     # Neither η² nor a rate below the normal numbers is ever formed: 1 − (1 − x)^t is 1 − exp(−xt) there, and at first xt.
     spent = (t * lambdas) * (step_size * lambdas)
@@ -159,7 +159,7 @@ def exact_dynamics(
     left, sizes, right = reduced_svd(patches, _rounding(spectrum, images))
     into, gains, outputs = reduced_svd(heads)
     rates = 2 * eta * (gains[:, None] * sizes).square() / len(patches)
-    _stable(float(rates.max()) if rates.numel() else 0.0, eta, "gradient descent")
+    require_stable(float(rates.max()) if rates.numel() else 0.0, eta, "gradient descent")
     reached = into.T @ targets.to(torch.float64).reshape(len(patches), -1).T @ left / (gains[:, None] * sizes)
     return ExactDynamics(start, outputs, right, rates, reached - outputs.T @ start @ right, spectrum.patch_shape)
 
@@ -184,7 +184,7 @@ def _random_labels(
             raise ValueError(f"targets: expected {n}, one an image, got {len(targets)}; pass those of these images")
         variance = float(targets.to(torch.float64).square().mean())
     rate = 2 * eta * len(start) * alpha
-    _stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
+    require_stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
     grown, u, mean = learned(rate, t), spectrum.components.to(torch.float64), start.mean(0)
     kept_part = u @ (mean - q @ (grown * (q.T @ mean)))
     expected = (u @ q).square() @ (grown / len(start)).square().div(alpha) * variance / n
@@ -220,6 +220,7 @@ def _rounding(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) -> fl
     return math.sqrt(len(images)) * (entries + centre)
 
 
-def _stable(rate: float, step_size: Real, what: str) -> None:
+def require_stable(rate: float, step_size: Real, what: str) -> None:
+    """Raise, naming the largest stable step, where the largest rate is 2 or more."""
     if rate >= 2:
         raise ValueError(f"step_size: {what} diverges at {step_size:.4g}; expected less than {2 * step_size / rate:.4g}")

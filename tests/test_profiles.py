@@ -607,6 +607,26 @@ def test_units_of_the_energies_do_not_matter(unit):
     torch.testing.assert_close(unit * one.profile, other.profile, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("unit", [1e-120, 1e140])
+def test_units_of_the_images_do_not_matter_to_a_fit(unit):
+    lambdas = torch.linspace(3, 0.1, 27, dtype=F64)
+    energies = published(lambdas, 0.05, 3) * (1 + 0.1 * normal(27).tanh())
+    one, other = (
+        fit_published(energies, lambdas * u, step_size=0.05 / u / u, generator=torch.Generator().manual_seed(0), draws=50)
+        for u in (1.0, unit)
+    )
+    assert (one.steps, one.p_value) == (other.steps, other.p_value)
+    assert one.correlation == pytest.approx(other.correlation, abs=1e-12)
+    assert one.log_rms == pytest.approx(other.log_rms, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [(F64, 1e200), (F64, 1e-200), (torch.float32, 1e37), (torch.float32, 1e-30)])
+def test_energies_have_any_unit(dtype, unit):
+    components, w = SPECTRUM.components.to(dtype), normal(4, 2, 2, 2).to(dtype)
+    torch.testing.assert_close(energy_profile(unit * w, components) / unit, energy_profile(w, components), rtol=1e-6, atol=0)
+    assert energy_profile(0 * w, components).tolist() == [0] * 8
+
+
 @pytest.mark.parametrize(("least", "eta"), [(1e-155, 0.1), (1e-170, 0.1), (0.3, 1e-200)])
 def test_a_rate_that_vanishes_is_no_evidence(least, eta, generator):
     lambdas = torch.tensor([1.0, 0.5, 0.3, least], dtype=F64)
@@ -715,6 +735,8 @@ WRONG_PATCHES = [
     ({"images": [X, X[:, :1]]}, ValueError, "images\\[1\\]: expected images \\(2, 5, 6\\) as in the first batch, got \\(1, 5, 6\\)"),
     ({"images": [X, spoiled(X, math.inf)]}, ValueError, "images\\[1\\]: expected finite numbers"),
     ({"images": torch.full((4, 1, 5, 5), 0.1, dtype=F64)}, ValueError, "images: expected patches that vary, got constant ones"),
+    ({"images": 1e160 * X}, ValueError, "images: expected pixels whose squares torch.float64 holds, got larger ones; rescale"),
+    ({"images": (1e25 * X).float()}, ValueError, "images: expected pixels whose squares torch.float32 holds"),
     ({"images": torch.zeros(4, 1, 5, 5), "center": False}, ValueError, "images: expected patches that vary"),
 ]
 
@@ -913,7 +935,7 @@ def test_a_joint_step_warns_from_where_one_layer_alone_diverges(seed):
 
 
 def test_both_joint_laws_give_the_energies_of_a_spectrum_in_a_line():
-    """Targets whose map Θ has orthogonal columns along the eigenvectors of A: modes are aligned, and late they are the small-start limit."""
+    """Θ has orthogonal columns along the eigenvectors of A: modes are aligned, and late they are the small-start limit."""
     images = coloured(40, 1, (5, 5))
     spectrum = patch_spectrum(images, 2)
     rows, (alpha, q) = mean_patches(spectrum, images), torch.linalg.eigh(spectrum.precise_covariance)
