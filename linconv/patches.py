@@ -58,8 +58,8 @@ class PatchSpectrum:
     `components`: orthonormal eigenvectors u_i of the patches' second moment as rows, λ descending, the largest entry of each positive.
     `lambdas`: λ_i, the root mean square of ⟨u_i, p⟩ over all patches; 0 where λ² is below rounding, P·ε·max λ².
     `mean_patch_covariance`: A = (1/N) Σ_n p̄_n p̄_nᵀ with p̄_n the mean patch of image n.
-    `precise_covariance`: A in float64, as it was summed: at late times its small eigenvalues decide, which single precision loses.
     `mean`: what was taken from every patch before, the mean of all of them where they were centred, else 0.
+    `precise_covariance`, `precise_mean`: A and the mean in float64, as they were summed: small eigenvalues of A decide at late times.
     `windows`: how the patches were cut; `n_images` N, `patches_per_image` J.
     """
 
@@ -68,6 +68,7 @@ class PatchSpectrum:
     mean_patch_covariance: Float[Tensor, "P P"]
     precise_covariance: Float[Tensor, "P P"]
     mean: Float[Tensor, " P"]
+    precise_mean: Float[Tensor, " P"]
     windows: Windows
     n_images: int
     patches_per_image: int
@@ -116,18 +117,20 @@ def patch_spectrum(
     colour = torch.stack([part.to(torch.float64).flatten(2).mean(2).sum(0) for part in first.detach().split(100)]).sum(0) / len(first)
     sums = _sums(_alike(first, batches), windows, colour)
     per_image = math.prod(windows.counts(first.shape[2:]))
-    drift = sums.means / sums.images
-    mean = colour.repeat_interleave(math.prod(windows.kernel)) + drift
+    mean = colour.repeat_interleave(math.prod(windows.kernel)) + (drift := sums.means / sums.images)
     moment, of_means = sums.moment / (sums.images * per_image) - drift.outer(drift), sums.of_means / sums.images - drift.outer(drift)
-    if not center:
-        moment, of_means = moment + mean.outer(mean), of_means + mean.outer(mean)
+    removed, kept = (mean, 0 * mean) if center else (0 * mean, mean)
+    moment, of_means = moment + kept.outer(kept), of_means + kept.outer(kept)
+    if not float(moment.abs().max()) <= torch.finfo(first.dtype).max:
+        raise ValueError(f"images: expected pixels whose squares {first.dtype} holds, got larger ones; rescale the images")
     components, lambdas = _principal(moment, float(mean.abs().max()))
     return PatchSpectrum(
         components=components.to(first.dtype),
         lambdas=lambdas.to(first.dtype),
         mean_patch_covariance=of_means.to(first.dtype),
         precise_covariance=of_means,
-        mean=(mean if center else torch.zeros_like(mean)).to(first.dtype),
+        mean=removed.to(first.dtype),
+        precise_mean=removed,
         windows=windows,
         n_images=sums.images,
         patches_per_image=per_image,
@@ -221,7 +224,7 @@ def mean_patches(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) ->
     if images.shape[1] != spectrum.patch_shape[0]:
         raise ValueError(f"images: expected {spectrum.patch_shape[0]} channels as the spectrum has, got shape {tuple(images.shape)}")
     windows = _windows(*spectrum.windows, tuple(images.shape[2:]))
-    mean = spectrum.mean.to(torch.float64)
+    mean = spectrum.precise_mean
     colour = mean.reshape(images.shape[1], -1).mean(1)
     means = mean.new_zeros(len(images), len(mean))
     for part, patches in _pieces(images, windows, colour):
@@ -272,16 +275,17 @@ def energy_profile(
     r"""The root-mean-square weight of the filters along each component, $e_i = (\frac1K \sum_k \langle w_k, u_i\rangle^2)^{1/2}$.
 
     `filters` is the weight of any torch convolution, or a module whose first convolution (or `layer`, by name) is taken, with groups and
-    dilation as `first_filters` spreads them; `components` are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients;
-    the result has the filters' dtype.  Source: Chowers and Weiss, arXiv 2206.02454, section 4.
-
-    Raises `ValueError` or `TypeError` where filters and components do not fit.
+    dilation as `first_filters` spreads them; `components` are the rows u_i of a `PatchSpectrum`.  Computed in float64 without gradients,
+    in any units; the result has the filters' dtype.  Raises `ValueError` or `TypeError` where filters and components do not fit.
+    Source: Chowers and Weiss, arXiv 2206.02454, section 4.
 
     >>> x = torch.rand(50, 1, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> components = patch_spectrum(x, 3).components
     >>> energy_profile(2 * components[:1].reshape(1, 1, 3), components).round(decimals=12).abs().tolist()
     [2.0, 0.0, 0.0]
     """
+    if layer is not None and not isinstance(filters, nn.Module):
+        raise ValueError(f"layer: expected none beside filters, which have no layers, got {layer!r}; pass the module, or its weight alone")
     weight = first_filters(filters, layer) if isinstance(filters, nn.Module) else filters
     validate_tensor("filters", weight, ndim=(2, 3, 4, 5), shape="filters (K, C, *kernel)")
     validate_tensor("components", components, ndim=(2,), shape="components as rows (m, P)")
@@ -291,5 +295,6 @@ def energy_profile(
             f"filters: expected {components.shape[1]} weights a filter on {components.device} as the components have, got shape "
             f"{tuple(weight.shape)} on {weight.device}; take patches of these sizes, and pass a grouped or dilated layer as a module"
         )
-    energies = (rows @ components.detach().to(torch.float64).T).square().mean(0)
-    return energies.sqrt().to(weight.dtype)
+    size = rows.abs().max().clamp(min=torch.finfo(torch.float64).tiny)  # squares of what is as large as 1 neither overflow nor vanish
+    energies = (rows / size @ components.detach().to(torch.float64).T).square().mean(0).sqrt()
+    return (size * energies).to(weight.dtype)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from linconv.patches import PatchSpectrum
-from linconv.profiles import Real, published, validate_lambdas
+from linconv.profiles import Real, published, require_stable, validate_lambdas
 from linconv.validation import validate_generator, validate_number, validate_size, validate_tensor
 
 TIMES = 400  # on a logarithmic grid: neighbours differ by a few per cent, and profiles by less
@@ -93,6 +93,9 @@ def fit_published(
         validate_generator(generator),
     )
     values, observed, kept = _comparable(energies, spectrum)
+    largest = float(values.max())
+    require_stable(eta * largest * largest, eta, "the published formula")
+    values, eta = values / largest, eta * largest * largest  # the same rates, and up to a factor the same shape
     size = observed.max()  # squares of what is as large as 1 neither overflow nor vanish
     observed = observed / size
     times = _times(eta, values)
@@ -104,7 +107,7 @@ def fit_published(
     powers = low + (high - low) * torch.rand(count, 1, dtype=torch.float64, device=source.device, generator=source).cpu()
     order = values.argsort(descending=True).argsort()
     decreasing = random.sort(descending=True).values[:, order]
-    null = [(_standardised(profiles) @ standard.T).amax(1) for profiles in (decreasing, (values / values.max()) ** powers)]
+    null = [(_standardised(profiles) @ standard.T).amax(1) for profiles in (decreasing, values**powers)]
     positive = observed > 0
     ratio = (observed[positive] / shapes[index][positive]).log()
     fitted = torch.zeros(len(kept), dtype=torch.float64)
@@ -131,7 +134,7 @@ def _comparable(energies: object, spectrum: object) -> tuple[Float[Tensor, " m"]
 
 def _times(eta: float, lambdas: Float[Tensor, " P"]) -> Float[Tensor, " T"]:
     """Whole numbers of steps from the first to where every component is learned to rounding, and infinity."""
-    slowest = eta * float(lambdas.min()) ** 2
+    slowest = eta * float(lambdas.min()) * float(lambdas.min())
     if slowest < 1e-100:
         raise ValueError(f"step_size: expected η λ² of at least 1e-100 for the least λ > 0, got {slowest:.1e}; change units")
     last = max(40 / slowest, 2.0)

@@ -14,8 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linconv.joint_training import aligned_mode as aligned_mode
+from linconv.joint_training import balance_change as balance_change
+from linconv.joint_training import joint_step as joint_step
+from linconv.joint_training import moments as moments
+from linconv.joint_training import reduced_svd
+from linconv.joint_training import small_start_limit as small_start_limit
 from linconv.patches import PatchSpectrum, energy_profile, mean_patches
-from linconv.validation import validate_number, validate_tensor
+from linconv.validation import validate_number, validate_steps, validate_tensor
 
 Form = Literal["published", "exact", "random-labels"]
 Real = int | float
@@ -26,7 +32,7 @@ def predicted_profile(
     spectrum: PatchSpectrum | Float[Tensor, " P"],
     *,
     step_size: Real,
-    steps: Real,
+    steps: Real | Float[Tensor, ""],
     form: Form = "published",
     images: Float[Tensor, "N C *grid"] | None = None,
     targets: Float[Tensor, "N *M"] | None = None,
@@ -39,7 +45,7 @@ def predicted_profile(
     `math.inf` included.  Where the spectrum was centred, the model sees patches less its mean.
 
     * "published": $|1 - (1 - \eta\lambda_i^2)^t| / (\eta^2\lambda_i^2) \cdot \lambda_i$, theorem 4.2 of arXiv 2206.02454 as printed, with
-      its constant c̃ = 1 and for filters that start at zero.  The λ_i alone are enough for it.
+      its constant c̃ = 1 and for filters that start at zero.  It needs the λ_i alone, and refuses data that it would not look at.
     * "exact": the profile of exactly these `images`, `targets` (used as given) and initial `filters`, whatever they are; with a fixed
       `head` `(M, K)` the model has M outputs, ŷ = V W p̄, and `targets` are `(N, M)`.
     * "random-labels": the root of the expected squares for independent labels of mean 0.  Their variance is the mean square of `targets`,
@@ -48,7 +54,8 @@ def predicted_profile(
     A component whose λ_i (or, in the exact forms, whose part of the mean patches) is zero to rounding keeps the energy it starts with.
 
     Raises `ValueError` or `TypeError` naming the argument: a step size at which gradient descent, or the published formula, diverges;
-    negative or fractional steps; labels of the wrong length; something that the form needs and that is missing.
+    negative or fractional steps; labels of the wrong length; something that the form needs and that is missing, or does not use;
+    a step size so small that the published factor 1/η² leaves the range of the dtype.
 
     >>> lambdas = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
     >>> (0.1 * predicted_profile(lambdas, step_size=0.1, steps=1)).round(decimals=12).tolist()      # at first ∝ λ
@@ -60,8 +67,14 @@ def predicted_profile(
     if head is not None and form != "exact":
         raise ValueError(f"head: expected none for the form {form!r}, which has one output; take form='exact'")
     if form == "published":
+        for name, given in (("images", images), ("targets", targets), ("filters", filters)):
+            if given is not None:
+                raise ValueError(f"{name}: expected none for the form 'published', which sees λ alone; take form='exact', or leave it out")
         lambdas = spectrum.lambdas if isinstance(spectrum, PatchSpectrum) else validate_lambdas(spectrum)
-        return published(lambdas.to(torch.float64), eta, t).to(lambdas.dtype)
+        profile = published(lambdas.to(torch.float64), eta, t).to(lambdas.dtype)
+        if not bool(torch.isfinite(profile).all()):
+            raise ValueError(f"step_size: the published factor 1/η² leaves the range of {lambdas.dtype} at {eta:.4g}; take a larger one")
+        return profile
     if form not in ("exact", "random-labels"):
         raise ValueError(f"form: expected 'published', 'exact' or 'random-labels', got {form!r}")
     if not isinstance(spectrum, PatchSpectrum):
@@ -76,9 +89,13 @@ def predicted_profile(
 
 def published(lambdas: Float[Tensor, " P"], step_size: Real, steps: Real | Float[Tensor, "*T 1"]) -> Float[Tensor, "*T P"]:
     """Theorem 4.2 as printed with c̃ = 1, a row for each number of steps; `ValueError` where ηλ² ≥ 2 and the formula diverges."""
-    rate = step_size * lambdas.square()
-    _stable(float(rate.max()), step_size, "the published formula")
-    return torch.where(lambdas > 0, learned(rate, steps) / (step_size**2 * lambdas), 0.0)
+    rate = step_size * lambdas * lambdas  # λ² alone may vanish
+    require_stable(float(rate.max()), step_size, "the published formula")
+    t = torch.as_tensor(steps, dtype=torch.float64, device=rate.device)
+    # Neither η² nor a rate below the normal numbers is ever formed: 1 − (1 − x)^t is 1 − exp(−xt) there, and at first xt.
+    spent = (t * lambdas) * (step_size * lambdas)
+    tiny = torch.where(spent < EPSILON, t * lambdas / step_size, -torch.expm1(-spent) / lambdas / step_size / step_size)
+    return torch.where(lambdas > 0, torch.where(rate > 1e-290, learned(rate, steps) / rate * (lambdas / step_size), tiny), 0.0)
 
 
 def learned(rate: Float[Tensor, "..."], steps: Real | Float[Tensor, "*T 1"]) -> Float[Tensor, "..."]:
@@ -107,7 +124,7 @@ class ExactDynamics:
     gap: Float[Tensor, "r q"]
     shape: tuple[int, ...]
 
-    def at(self, steps: Real) -> Float[Tensor, "K C *kernel"]:
+    def at(self, steps: Real | Float[Tensor, ""]) -> Float[Tensor, "K C *kernel"]:
         """The filters after `steps` steps, in float64; any number costs the same. Raises for negative or fractional numbers."""
         change = learned(self.rates, validate_steps(steps)) * self.gap
         return (self.start + self.outputs @ change @ self.inputs.T).unflatten(1, self.shape)
@@ -139,10 +156,10 @@ def exact_dynamics(
         raise ValueError(f"targets: expected {len(patches)}, one an image, got {len(targets)}; pass those of these images")
     if heads.shape[1] != len(start) or (head is not None and targets.shape[1] != len(heads)):
         raise ValueError(f"head: expected ({targets[0].numel()}, {len(start)}), outputs by filters, got {tuple(heads.shape)}")
-    left, sizes, right = _reduced_svd(patches, _rounding(spectrum, images))
-    into, gains, outputs = _reduced_svd(heads)
+    left, sizes, right = reduced_svd(patches, _rounding(spectrum, images))
+    into, gains, outputs = reduced_svd(heads)
     rates = 2 * eta * (gains[:, None] * sizes).square() / len(patches)
-    _stable(float(rates.max()) if rates.numel() else 0.0, eta, "gradient descent")
+    require_stable(float(rates.max()) if rates.numel() else 0.0, eta, "gradient descent")
     reached = into.T @ targets.to(torch.float64).reshape(len(patches), -1).T @ left / (gains[:, None] * sizes)
     return ExactDynamics(start, outputs, right, rates, reached - outputs.T @ start @ right, spectrum.patch_shape)
 
@@ -158,7 +175,7 @@ def _random_labels(
         alpha, q, n = values[kept], vectors[:, kept], spectrum.n_images
     else:
         patches = mean_patches(spectrum, images)
-        _, sizes, q = _reduced_svd(patches, _rounding(spectrum, images))
+        _, sizes, q = reduced_svd(patches, _rounding(spectrum, images))
         alpha, n = sizes.square() / len(patches), len(patches)
     start = q.new_zeros(1, len(q)) if filters is None else _filters(spectrum, filters)
     variance = 1.0
@@ -167,95 +184,11 @@ def _random_labels(
             raise ValueError(f"targets: expected {n}, one an image, got {len(targets)}; pass those of these images")
         variance = float(targets.to(torch.float64).square().mean())
     rate = 2 * eta * len(start) * alpha
-    _stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
+    require_stable(float(rate.max()) if rate.numel() else 0.0, eta, "gradient descent")
     grown, u, mean = learned(rate, t), spectrum.components.to(torch.float64), start.mean(0)
     kept_part = u @ (mean - q @ (grown * (q.T @ mean)))
     expected = (u @ q).square() @ (grown / len(start)).square().div(alpha) * variance / n
     return (((start - mean) @ u.T).square().mean(0) + kept_part.square() + expected).sqrt()
-
-
-def moments(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "M P"]]:
-    """A = (1/N) Σ p̄ p̄ᵀ and B = (1/N) Σ y p̄ᵀ; raises where there is not a row of targets a mean patch."""
-    _validate_rows(patches, targets)
-    return patches.T @ patches / len(patches), targets.T @ patches / len(patches)
-
-
-def _validate_rows(rows: Tensor, targets: Tensor) -> None:
-    if targets.ndim != 2 or len(rows) != len(targets):
-        raise ValueError(f"targets: expected (N, M) with N = {len(rows)}, one row a mean patch, got {tuple(targets.shape)}; reshape them")
-
-
-def _residual(head: Tensor, filters: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "M P"]:
-    """E = VWA − B."""
-    shapes, (m, k, p) = [tuple(given.shape) for given in (head, filters, a, b)], (len(head), len(filters), len(a))
-    if shapes != [(m, k), (k, p), (p, p), (m, p)]:
-        raise ValueError(f"head, filters, a, b: expected (M, K), (K, P), (P, P), (M, P), got {', '.join(map(str, shapes))}; take moments")
-    return head @ filters @ a - b
-
-
-def joint_step(
-    head: Float[Tensor, "M K"], filters: Float[Tensor, "K P"], a: Float[Tensor, "P P"], b: Float[Tensor, "M P"], step_size: Real
-) -> tuple[Float[Tensor, "M K"], Float[Tensor, "K P"]]:
-    """One step of gradient descent on both layers at once: V ← V − 2ηEWᵀ, W ← W − 2ηVᵀE, E = VWA − B."""
-    error = _residual(head, filters, a, b)
-    return head - 2 * step_size * error @ filters.T, filters - 2 * step_size * head.T @ error
-
-
-def balance_change(
-    head: Float[Tensor, "M K"], filters: Float[Tensor, "K P"], a: Float[Tensor, "P P"], b: Float[Tensor, "M P"], step_size: Real
-) -> Float[Tensor, "K K"]:
-    """What one `joint_step` adds to VᵀV − WWᵀ, exactly: 4η²(WEᵀEWᵀ − VᵀEEᵀV), of second order in η.
-
-    The terms of first order, −2η(VᵀEWᵀ + WEᵀV), are the same in both; gradient flow conserves the difference (arXiv 1802.06509).
-    """
-    error = _residual(head, filters, a, b)
-    right, left = error @ filters.T, head.T @ error
-    return 4 * step_size**2 * (right.T @ right - left @ left.T)
-
-
-def small_start_limit(patches: Float[Tensor, "N P"], targets: Float[Tensor, "N M"]) -> Float[Tensor, "P P"]:
-    r"""WᵀW = (ΘᵀΘ)^{1/2} of a first layer trained to convergence jointly with its head from a small balanced start.
-
-    Θ = BA⁺, M×P, is the least-squares map from mean patches to targets, and the number of filters at least its rank.  The energies are
-    then $e_i = (\langle u_i, W^T W u_i\rangle / K)^{1/2}$.  Derived in docs/energy-profile.md; balance is arXiv 1802.06509's.
-    """
-    _validate_rows(patches, targets)
-    left, sizes, right = _reduced_svd(patches)
-    theta = (targets.T @ left / sizes) @ right.T
-    _, gains, v = torch.linalg.svd(theta, full_matrices=False)
-    return v.T @ (gains[:, None] * v)
-
-
-def aligned_mode(
-    alpha: Float[Tensor, " m"], beta: Float[Tensor, " m"], start: Float[Tensor, " m"], *, step_size: Real, steps: Real
-) -> Float[Tensor, " m"]:
-    r"""The strength a(t) of modes whose two layers are aligned and balanced, under gradient flow for the time η·t.
-
-    $\dot a = 4a(\beta - \alpha a)$ has $a(t) = (\beta/\alpha) / (1 + (\beta/(\alpha a_0) - 1)\, e^{-4\beta\eta t})$ (Saxe, McClelland,
-    Ganguli, arXiv 1312.6120); computed so that α = 0 and β = 0 are no exceptions.  α, β, a₀ ≥ 0.
-
-    >>> one = torch.ones(1, dtype=torch.float64)
-    >>> [round(aligned_mode(one, one, 0.01 * one, step_size=0.1, steps=t).item(), 3) for t in (0, 10, 100)]
-    [0.01, 0.355, 1.0]
-    """
-    for name, value in (("alpha", alpha), ("beta", beta), ("start", start)):
-        if bool((validate_tensor(name, value) < 0).any()):
-            raise ValueError(f"{name}: expected numbers ≥ 0, got {float(value.min())}; strengths and moments of aligned modes are")
-    if not alpha.shape == beta.shape == start.shape:
-        raise ValueError(f"alpha, beta, start: expected one shape, got {tuple(alpha.shape)}, {tuple(beta.shape)}, {tuple(start.shape)}")
-    time = 4 * validate_number("step_size", step_size, positive=True) * validate_steps(steps)
-    z = torch.where(beta > 0, beta * time, 0.0)  # 0 · ∞ is 0 here, and below
-    spent = torch.where(beta > 0, -torch.expm1(-z) / beta, time)  # ∫ exp(−4βηs) ds
-    taken = torch.where(alpha > 0, start * alpha * spent, 0.0)
-    return torch.where(start > 0, start / (torch.exp(-z) + taken), 0.0)
-
-
-def validate_steps(steps: object) -> float:
-    """The number of steps as a float, whole and ≥ 0 or infinite, else raise."""
-    number = math.inf if isinstance(steps, float) and steps == math.inf else validate_number("steps", steps)
-    if number < math.inf and number % 1:
-        raise ValueError(f"steps: expected a whole number ≥ 0 or math.inf, got {number}; round it")
-    return number
 
 
 def validate_lambdas(lambdas: object) -> Float[Tensor, " P"]:
@@ -275,25 +208,19 @@ def _filters(spectrum: PatchSpectrum, filters: object) -> Float[Tensor, "K P"]:
     return weight.detach().to(torch.float64).flatten(1)
 
 
-def _reduced_svd(matrix: Float[Tensor, "m n"], rounding: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors, singular values above rounding, right vectors as columns; `rounding` is the norm of what the entries are wrong by."""
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = values > max(max(matrix.shape) * torch.finfo(matrix.dtype).eps * float(values[0]), rounding)
-    return left[:, kept], values[kept], right[kept].T
-
-
 def _rounding(spectrum: PatchSpectrum, images: Float[Tensor, "N C *grid"]) -> float:
-    """The norm of the rounding of mean patches: a few units of the pixels an entry, and the mean as far as its dtype holds it.
+    """The norm of the rounding of mean patches: a few units of the pixels an entry, and those of the mean.
 
     Where all mean patches are alike but for rounding, as of one image less its own mean, nothing is learned; without this bound an
     infinite time would write the rounding into the filters, blown up by its inverse.
     """
     low, high = images.detach().aminmax()
     entries = 8 * EPSILON * max(abs(float(low)), abs(float(high))) * math.sqrt(len(spectrum.mean))
-    centre = torch.finfo(spectrum.mean.dtype).eps * float(torch.linalg.vector_norm(spectrum.mean.to(torch.float64)))
+    centre = EPSILON * float(torch.linalg.vector_norm(spectrum.precise_mean))
     return math.sqrt(len(images)) * (entries + centre)
 
 
-def _stable(rate: float, step_size: Real, what: str) -> None:
+def require_stable(rate: float, step_size: Real, what: str) -> None:
+    """Raise, naming the largest stable step, where the largest rate is 2 or more."""
     if rate >= 2:
         raise ValueError(f"step_size: {what} diverges at {step_size:.4g}; expected less than {2 * step_size / rate:.4g}")

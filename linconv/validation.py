@@ -71,6 +71,15 @@ def validate_number(name: str, value: object, *, positive: bool = False) -> floa
     return number
 
 
+def validate_steps(steps: object) -> float:
+    """The number of steps as a float, whole and ≥ 0 or infinite (a float, or a tensor without dimensions), else raise."""
+    scalar = isinstance(steps, float) or getattr(steps, "ndim", None) == 0
+    number = math.inf if scalar and steps == math.inf else validate_number("steps", steps)
+    if number < math.inf and number % 1:
+        raise ValueError(f"steps: expected a whole number ≥ 0 or math.inf, got {number}; round it")
+    return number
+
+
 def validate_memory(name: str, entries: int, limit: int = 2**34) -> None:
     """Raise, naming the argument that makes it so large, where an array would have more than `limit` entries."""
     if entries > limit:

@@ -55,6 +55,17 @@ def test_shuffling_decorrelates_the_patches_of_an_image(loaded):
     assert float(labels.square().mean()) == pytest.approx(1)
 
 
+def test_both_ratios_of_rates_are_those_of_numpy(loaded):
+    """Eigenvalues of A by rank are what descent has as rates; the diagonal along the components is bounded by them and is another."""
+    natural = loaded[0]
+    rows, lambdas, per_image = pooled_patches(natural).numpy(), natural.spectrum.lambdas.numpy(), natural.spectrum.patches_per_image
+    alpha = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
+    np.testing.assert_allclose(natural.rate_ratios().numpy(), per_image * alpha / lambdas**2, rtol=1e-5)
+    along = rows @ natural.spectrum.components.numpy().T
+    np.testing.assert_allclose(natural.spread().numpy(), per_image * (along**2).mean(0) / lambdas**2, rtol=1e-8)
+    assert float(natural.rate_ratios().min()) < float(natural.spread().min()) / 3
+
+
 def test_the_trained_convolution_sees_the_pooled_patches(loaded, generator):
     """torch's convolution and pooling, and torch's unfolding with a matrix: one network, trained twice."""
     for data in loaded[:2]:

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
@@ -112,6 +113,27 @@ def test_a_tiny_run_is_decided_and_kept(tiny):
         met = [40, 80, 120] if line["parameters"]["few"] else [60, 120]
         assert [count for count, _ in result["growth"]] == met
         assert 0 <= result["test_accuracy"] <= 1
+
+
+def test_the_formula_is_fitted_to_the_change_and_to_the_weights(tiny):
+    texts = [event.text for event in tiny[1] if isinstance(event, Note)]
+    assert [sum(f"formula fitted to {kind}: correlation " in text for text in texts) for kind in ("W − W₀", "W")] == [1, 1]
+
+
+def test_no_text_of_the_table_overruns_its_cell_or_the_figure(tiny):
+    drawing = next(event for event in tiny[1] if isinstance(event, Figure)).draw()
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    (table,) = drawing.axes[2].tables
+    cells = table.get_celld()
+    assert all(cell.get_text().get_text() for cell in cells.values())  # none is empty
+    for cell in cells.values():
+        text, box = cell.get_text().get_window_extent(), cell.get_window_extent()
+        assert box.x0 <= text.x0
+        assert text.x1 <= box.x1
+    whole = table.get_window_extent(canvas.get_renderer())
+    assert drawing.axes[1].get_window_extent().x1 < whole.x0
+    assert whole.x1 <= drawing.bbox.x1
 
 
 def test_a_second_run_takes_everything_from_the_store(tiny, monkeypatch):

@@ -37,6 +37,7 @@ ORDERS = [
         {"network"},
         {"spectrum"},
         {"patches"},
+        {"joint_training"},
         {"profiles", "sensitivity", "deformation"},
         {"profile_fits", "pooling", "sphere"},
         {"plotting"},

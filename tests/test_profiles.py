@@ -423,8 +423,9 @@ def test_infinite_time_is_least_squares():
 def test_a_float32_spectrum_gives_a_float32_profile(dtype):
     images, y, w = (t.to(dtype) for t in (coloured(9, 1, (5, 5)), normal(9, seed=1), normal(2, 1, 2, 2, seed=2)))
     spectrum = patch_spectrum(images, 2)
-    for form in ("published", "exact", "random-labels"):
-        e = predicted_profile(spectrum, step_size=1e-2, steps=5, form=form, images=images, targets=y, filters=w)
+    data = {"images": images, "targets": y, "filters": w}
+    for form, given_data in (("published", {}), ("exact", data), ("random-labels", data)):
+        e = predicted_profile(spectrum, step_size=1e-2, steps=5, form=form, **given_data)
         assert e.dtype == dtype
         assert bool((e >= 0).all())
 
@@ -474,6 +475,40 @@ def test_the_published_formula_as_printed():
     assert torch.equal(predicted_profile(spectrum, step_size=0.1, steps=9), predicted_profile(spectrum.lambdas, step_size=0.1, steps=9))
 
 
+@pytest.mark.parametrize(("eta", "lam", "steps"), [(1e-300, 1.0, 1), (1e-300, 1e-20, 7), (1.0, 1e-160, math.inf), (0.5, 1e-150, 10**9)])
+def test_rates_below_the_normal_numbers_are_no_exception(eta, lam, steps):
+    found = float(predicted_profile(torch.tensor([lam], dtype=F64), step_size=eta, steps=steps))
+    with mpmath.workdps(700):
+        e, v = mpmath.mpf(eta), mpmath.mpf(lam)
+        printed = (1 if steps == math.inf else 1 - (1 - e * v * v) ** mpmath.mpf(steps)) / (e * e * v)
+        assert abs(found / printed - 1) < 1e-14
+
+
+@pytest.mark.parametrize("steps", [0.0, 3.0, math.inf])
+@pytest.mark.parametrize("scalar", [torch.tensor, np.float32, np.array])
+@pytest.mark.usefixtures("unchecked")
+def test_steps_may_be_a_tensor_without_dimensions(steps, scalar):
+    lambdas = torch.tensor([2.0, 1.0, 0.5], dtype=F64)
+    found, expected = (predicted_profile(lambdas, step_size=0.1, steps=t) for t in (scalar(steps), steps))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("steps", [100, math.inf])
+def test_the_mean_of_images_in_single_precision_loses_no_digits(steps):
+    """Rounding the mean to single precision moves all mean patches alike: a direction that weak modes would learn, by 1 % at t = ∞."""
+    x = image_sets.load("photos", grid=(15, 15), samples=600, generator=torch.Generator().manual_seed(0)).images.float()
+    rows, single = mean_patches(patch_spectrum(x.double(), 3), x.double()), patch_spectrum(x, 3)
+    torch.testing.assert_close(mean_patches(single, x), rows, rtol=0, atol=1e-14)
+    flat = patch_rows(x, (3, 3)).reshape(-1, 27)
+    assert np.abs(single.precise_mean.numpy() - flat.mean(0)).max() < 1e-14
+    common = {"step_size": 0.01, "steps": steps, "form": "exact"}
+    found, double = (
+        predicted_profile(patch_spectrum(z, 3), images=z, targets=normal(600, dtype=z.dtype), filters=z.new_zeros(1, 3, 3, 3), **common)
+        for z in (x, x.double())
+    )
+    torch.testing.assert_close(found.double(), double, rtol=2e-3, atol=0)
+
+
 # --- Both layers trained -----------------------------------------------------------------------------------------------
 
 
@@ -482,6 +517,7 @@ def two_layers(seed=0, m=3, k=4, p=5, n=30):
 
 
 @given(st.integers(0, 999), st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.floats(1e-3, 1.0))
+@pytest.mark.filterwarnings("ignore:step_size. gradient descent on one layer:RuntimeWarning")
 def test_a_joint_step_is_torchs_and_its_balance_is_exact(seed, m, k, p, eta):
     head, filters, rows, y = two_layers(seed, m, k, p, 8)
     a, b = moments(rows, y)
@@ -569,6 +605,26 @@ def test_units_of_the_energies_do_not_matter(unit):
     assert (one.steps, one.p_value) == (other.steps, other.p_value)
     assert one.correlation == pytest.approx(other.correlation, abs=1e-12)
     torch.testing.assert_close(unit * one.profile, other.profile, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e140])
+def test_units_of_the_images_do_not_matter_to_a_fit(unit):
+    lambdas = torch.linspace(3, 0.1, 27, dtype=F64)
+    energies = published(lambdas, 0.05, 3) * (1 + 0.1 * normal(27).tanh())
+    one, other = (
+        fit_published(energies, lambdas * u, step_size=0.05 / u / u, generator=torch.Generator().manual_seed(0), draws=50)
+        for u in (1.0, unit)
+    )
+    assert (one.steps, one.p_value) == (other.steps, other.p_value)
+    assert one.correlation == pytest.approx(other.correlation, abs=1e-12)
+    assert one.log_rms == pytest.approx(other.log_rms, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [(F64, 1e200), (F64, 1e-200), (torch.float32, 1e37), (torch.float32, 1e-30)])
+def test_energies_have_any_unit(dtype, unit):
+    components, w = SPECTRUM.components.to(dtype), normal(4, 2, 2, 2).to(dtype)
+    torch.testing.assert_close(energy_profile(unit * w, components) / unit, energy_profile(w, components), rtol=1e-6, atol=0)
+    assert energy_profile(0 * w, components).tolist() == [0] * 8
 
 
 @pytest.mark.parametrize(("least", "eta"), [(1e-155, 0.1), (1e-170, 0.1), (0.3, 1e-200)])
@@ -679,6 +735,8 @@ WRONG_PATCHES = [
     ({"images": [X, X[:, :1]]}, ValueError, "images\\[1\\]: expected images \\(2, 5, 6\\) as in the first batch, got \\(1, 5, 6\\)"),
     ({"images": [X, spoiled(X, math.inf)]}, ValueError, "images\\[1\\]: expected finite numbers"),
     ({"images": torch.full((4, 1, 5, 5), 0.1, dtype=F64)}, ValueError, "images: expected patches that vary, got constant ones"),
+    ({"images": 1e160 * X}, ValueError, "images: expected pixels whose squares torch.float64 holds, got larger ones; rescale"),
+    ({"images": (1e25 * X).float()}, ValueError, "images: expected pixels whose squares torch.float32 holds"),
     ({"images": torch.zeros(4, 1, 5, 5), "center": False}, ValueError, "images: expected patches that vary"),
 ]
 
@@ -705,10 +763,11 @@ RIGHT = {
     "targets": normal(6),
     "filters": normal(2, 2, 2, 2),
 }
+PRINTED = {"form": "published", "images": None, "targets": None, "filters": None}
 WRONG_PROFILES = [
     ({"step_size": 1e3}, ValueError, "step_size: gradient descent diverges at 1000; expected less than "),
     ({"step_size": 1e3, "form": "random-labels"}, ValueError, "step_size: gradient descent diverges at 1000; expected less than "),
-    ({"step_size": 1e3, "form": "published"}, ValueError, "step_size: the published formula diverges at 1000; expected less than "),
+    (PRINTED | {"step_size": 1e3}, ValueError, "step_size: the published formula diverges at 1000; expected less than "),
     ({"step_size": -1.0}, ValueError, "step_size: expected a finite number > 0"),
     ({"step_size": "fast"}, TypeError, "step_size: expected a number"),
     ({"steps": -1}, ValueError, "steps: expected a finite number ≥ 0, got -1"),
@@ -728,8 +787,19 @@ WRONG_PROFILES = [
     ({"images": X[:, :1]}, ValueError, "images: expected 2 channels as the spectrum has"),
     ({"images": X[:, :, :1]}, ValueError, "kernel_size: expected patches that fit"),
     ({"spectrum": SPECTRUM.lambdas}, TypeError, "spectrum: the form 'exact' needs a PatchSpectrum"),
-    ({"spectrum": -SPECTRUM.lambdas, "form": "published"}, ValueError, "spectrum: expected λ_i ≥ 0"),
-    ({"spectrum": X, "form": "published"}, ValueError, "spectrum: expected a PatchSpectrum or its lambdas"),
+    (PRINTED | {"spectrum": -SPECTRUM.lambdas}, ValueError, "spectrum: expected λ_i ≥ 0"),
+    (PRINTED | {"spectrum": X}, ValueError, "spectrum: expected a PatchSpectrum or its lambdas"),
+    (PRINTED | {"images": X}, ValueError, "images: expected none for the form 'published', which sees λ alone"),
+    (PRINTED | {"targets": normal(6)}, ValueError, "targets: expected none for the form 'published'"),
+    (PRINTED | {"filters": normal(2, 2, 2, 2)}, ValueError, "filters: expected none for the form 'published'"),
+    (
+        PRINTED | {"step_size": 1e-300, "steps": 10**12},
+        ValueError,
+        "step_size: the published factor 1/η² leaves the range of torch.float64",
+    ),
+    ({"steps": torch.tensor(-math.inf)}, ValueError, "steps: expected a finite number ≥ 0"),
+    ({"steps": torch.tensor(math.nan)}, ValueError, "steps: expected a finite number ≥ 0"),
+    ({"steps": torch.tensor([1.0, math.inf])}, TypeError, "steps: expected a number"),
 ]
 
 
@@ -770,6 +840,8 @@ def test_wrong_filters_and_layers_are_refused():
         energy_profile(normal(2, 2, 3, 3), SPECTRUM.components)
     with pytest.raises(ValueError, match="filters: expected finite numbers"):
         energy_profile(normal(2, 2, 2, 2) * math.nan, SPECTRUM.components)
+    with pytest.raises(ValueError, match="layer: expected none beside filters, which have no layers, got 'conv1'; pass the module"):
+        energy_profile(normal(2, 2, 2, 2), SPECTRUM.components, layer="conv1")
 
 
 @pytest.mark.parametrize(
@@ -807,6 +879,83 @@ def test_wrong_modes_and_moments_are_refused():
         for step in (joint_step, balance_change):
             with pytest.raises(ValueError, match="head, filters, a, b: expected \\(M, K\\), \\(K, P\\), \\(P, P\\), \\(M, P\\), got "):
                 step(**(right | {name: wrong}), step_size=0.1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("function", [joint_step, balance_change])
+def test_the_joint_law_refuses_what_is_not_finite_or_of_one_kind(function):
+    head, filters, rows, y = two_layers()
+    a, b = moments(rows, y)
+    right = {"head": head, "filters": filters, "a": a, "b": b, "step_size": 1e-3}
+    for name in ("head", "filters", "a", "b"):
+        with pytest.raises(ValueError, match=f"{name}: expected finite numbers"):
+            function(**right | {name: right[name] * math.nan})
+        with pytest.raises(TypeError, match=f"{name}: expected dtype float32 or float64, got torch.int64"):
+            function(**right | {name: right[name].long()})
+        with pytest.raises(TypeError, match=r"head, filters, a, b: expected one dtype and device, got .*; convert with .to\(torch.float64"):
+            function(**right | {name: right[name].float()})
+    for step, error in ((0.0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("fast", TypeError)):
+        with pytest.raises(error, match="step_size: expected a"):
+            function(**right | {"step_size": step})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_moments_and_limits_refuse_what_is_not_finite_or_of_one_kind():
+    rows, y = normal(5, 3), normal(5, 2)
+    for function in (moments, small_start_limit):
+        for name in ("patches", "targets"):
+            right = {"patches": rows, "targets": y}
+            with pytest.raises(ValueError, match=f"{name}: expected finite numbers"):
+                function(**right | {name: right[name] * math.inf})
+            with pytest.raises(TypeError, match=f"{name}: expected dtype float32 or float64"):
+                function(**right | {name: right[name].long()})
+            with pytest.raises(TypeError, match="patches, targets: expected one dtype and device"):
+                function(**right | {name: right[name].float()})
+        with pytest.raises(ValueError, match=r"patches: expected mean patches \(N, P\), got shape \(5,\)"):
+            function(rows[:, 0], y)
+    one = torch.ones(2, dtype=F64)
+    with pytest.raises(TypeError, match="alpha, beta, start: expected one dtype and device"):
+        aligned_mode(one, one.float(), one, step_size=0.1, steps=1)
+    with pytest.raises(ValueError, match="start: expected finite numbers"):
+        aligned_mode(one, one, one * math.nan, step_size=0.1, steps=1)
+
+
+@given(st.integers(0, 99))
+def test_a_joint_step_warns_from_where_one_layer_alone_diverges(seed):
+    """The bound is that of NumPy: the error of one layer, the other held, grows along its largest direction exactly beyond it."""
+    head, filters, rows, y = two_layers(seed)
+    a, b = moments(rows, y)
+    v, w, m = head.numpy(), filters.numpy(), a.numpy()
+    bound = 1 / max(np.linalg.eigvalsh(np.kron(v.T @ v, m))[-1], np.linalg.eigvalsh(w @ m @ w.T)[-1])
+    joint_step(head, filters, a, b, 0.999 * bound)  # warnings are errors
+    with pytest.warns(RuntimeWarning, match=rf"step_size: gradient descent on one layer alone diverges at .* take less than {bound:.4g}"):
+        joint_step(head, filters, a, b, 1.001 * bound)
+    with pytest.raises(ValueError, match=r"step_size: the step of both layers at 1e\+308 leaves the range of torch.float64"):
+        joint_step(1e3 * head, filters, a, b, 1e308)
+
+
+def test_both_joint_laws_give_the_energies_of_a_spectrum_in_a_line():
+    """Θ has orthogonal columns along the eigenvectors of A: modes are aligned, and late they are the small-start limit."""
+    images = coloured(40, 1, (5, 5))
+    spectrum = patch_spectrum(images, 2)
+    rows, (alpha, q) = mean_patches(spectrum, images), torch.linalg.eigh(spectrum.precise_covariance)
+    theta = torch.linalg.qr(normal(4, 4))[0] @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64)) @ q.T
+    targets = rows @ theta.T
+    u = spectrum.components
+    limit = ((u @ small_start_limit(rows, targets)) * u).sum(1).div(6).sqrt()
+    a, b = moments(rows, targets)
+    beta, eta = (b @ q).norm(dim=0), 1e-3
+    late = aligned_mode(alpha, beta, torch.full_like(beta, 1e-3), step_size=eta, steps=math.inf)
+    torch.testing.assert_close(((u @ q).square() @ late / 6).sqrt(), limit, rtol=1e-9, atol=0)
+    # NumPy's descent from the aligned balanced start, V = R a^½, W = a^½ qᵀ, with its first-order error in η.
+    r = (b @ q / beta).numpy()
+    v, w = 0.1 * r, 0.1 * q.T.numpy()
+    for _ in range(300):
+        error = v @ w @ a.numpy() - b.numpy()
+        v, w = v - 2 * eta * error @ w.T, w - 2 * eta * v.T @ error
+    strength = aligned_mode(alpha, beta, torch.full_like(beta, 0.01), step_size=eta, steps=300)
+    found = energy_profile(torch.from_numpy(w).unflatten(1, spectrum.patch_shape), u)
+    torch.testing.assert_close(((u @ q).square() @ strength / 4).sqrt(), found, rtol=0.05, atol=0)
 
 
 # --- Wrong variants that these tests must tell from the truth -------------------------------------------------------------

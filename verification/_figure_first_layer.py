@@ -26,7 +26,7 @@ def figure(
     results: dict[str, list[dict[str, Any]]],
     profiles: dict[str, dict[str, Float[Tensor, "runs P"]]],
     rows: dict[str, dict[str, Interval]],
-    fits: list[ProfileFit],
+    fits: dict[str, list[ProfileFit]],
     frequencies: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
     published: Mapping[str, tuple[str, ...]],
     title: str,
@@ -34,7 +34,7 @@ def figure(
     drawing = Figure(figsize=(11, 6.4), layout="constrained")
     axes = drawing.subplots(2, 3)
     for place, (kind, label) in zip(axes[0, :2], {"change": "W − W₀", "trained": "W"}.items(), strict=True):
-        _profiles(place, profiles, kind, label, fits if kind == "change" else [])
+        _profiles(place, profiles, kind, label, fits[kind])
     _table(axes[0, 2], rows, published, fits)
     _growth(axes[1, 0], results)
     _frequencies(axes[1, 1], profiles["base"]["change"], *frequencies)
@@ -55,17 +55,22 @@ def _profiles(axes: Any, profiles: dict[str, dict[str, Tensor]], kind: str, labe
     axes.legend(fontsize=7)
 
 
-def _table(axes: Any, rows: dict[str, dict[str, Interval]], published: Mapping[str, tuple[str, ...]], fits: list[ProfileFit]) -> None:
+def _table(
+    axes: Any, rows: dict[str, dict[str, Interval]], published: Mapping[str, tuple[str, ...]], fits: dict[str, list[ProfileFit]]
+) -> None:
     axes.axis("off")
     cells = [
         [title, *(f"{float(rows[kind][name].estimate):.2f}" for kind in ("change", "trained")), *published[name]]
         for name, title in ROWS.items()
     ]
-    cells.append(["formula fit", f"{np.mean([fit.correlation for fit in fits]):.2f}", "", *published["fit"]])
-    columns = {"correlation": 0.26, "W − W₀": 0.14, "W": 0.1, "CIFAR-10": 0.19, "CIFAR-100": 0.19, "CelebA": 0.19}
-    table = axes.table(cells, colLabels=list(columns), loc="center", colWidths=list(columns.values()))
+    best = [f"{np.mean([fit.correlation for fit in fits[kind]]):.2f}" for kind in ("change", "trained")]
+    cells.append(["formula fit", *best, *published["fit"]])
+    names = ["correlation", "W − W₀", "W", "CIFAR-10", "CIFAR-100", "CelebA"]
+    table = axes.table(cells, colLabels=names, loc="center", cellLoc="center")
     table.auto_set_font_size(False)
-    table.set_fontsize(7)
+    table.set_fontsize(6.5)
+    # As wide as the longest text of each column: fixed widths were overrun by the published intervals.
+    table.auto_set_column_width(list(range(len(names))))
     table.scale(1, 1.5)
     axes.set_title("ours, and published (VGG-11, W; arXiv 2206.02454)", fontsize=9)
 

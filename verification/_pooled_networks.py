@@ -33,6 +33,12 @@ class Data(NamedTuple):
         kept = lambdas > 0
         return self.spectrum.patches_per_image * self.moment().diagonal()[kept] / lambdas[kept].square()
 
+    def rate_ratios(self) -> Float[Tensor, " P"]:
+        """J·α_i/λ_i², α_i the eigenvalues of A, descending as λ: the rates of descent over the published ones, by rank."""
+        lambdas = self.spectrum.lambdas
+        alpha = torch.linalg.eigvalsh(self.spectrum.precise_covariance).flip(0)
+        return (self.spectrum.patches_per_image * alpha / lambdas.square())[lambdas > 0]
+
 
 def load(data: str, samples: int, side: int, kernel: int, generator: torch.Generator) -> tuple[Data, Data, Float[Tensor, " N"]]:
     """Natural images with every patch of them; a bag of their tiles, shuffled over all images; labels of mean 0, variance 1."""

@@ -183,8 +183,8 @@ def energies_of(data: Data, law: ExactDynamics, steps: int) -> Float[Tensor, " m
 
 
 def remarks(kind: str, data: Data, verdict: str) -> Iterator[Note]:
-    spread = data.spread()
-    yield Note(f"{kind}: Jα_i/λ_i² lies between {float(spread.min()):.2g} and {float(spread.max()):.2g}")
+    rates, along = (f"{float(ratio.min()):.2g} and {float(ratio.max()):.2g}" for ratio in (data.rate_ratios(), data.spread()))
+    yield Note(f"{kind}: Jα_i/λ_i², α_i the eigenvalues of A by rank, lies between {rates}; J u_iᵀAu_i/λ_i², along each component, {along}")
     yield Note(f"{kind}, published formula at its best t: {verdict}")
 
 

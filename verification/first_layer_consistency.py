@@ -76,8 +76,11 @@ def claim(
     both = f"true and random labels of {p.few or len(train)} images learned in {p.long} epochs"
     yield Note(f"preset {preset}: {sizes}, {len(train)} images of {data}, {p.epochs} epochs, {p.seeds} seeds; {both}", in_scope=True)
     profiles = {name: stacked(runs) for name, runs in results.items()}
-    fits = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
+    of_changes = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=generator) for e in profiles["base"]["change"]]
     rows = {kind: correlations(profiles, kind, generator) for kind in ("change", "trained")}
+    again = torch.Generator().manual_seed(seed)
+    of_trained = [fit_published(e, spectrum.lambdas.double(), step_size=STEP_SIZE, generator=again) for e in profiles["base"]["trained"]]
+    fits = {"change": of_changes, "trained": of_trained}
     yield from consistency_checks(profiles, rows["change"], generator)
     yield from notes(rows, fits, len(spectrum.lambdas), generator)
     frequencies = spatial_frequencies(spectrum)
@@ -129,7 +132,7 @@ def consistency_checks(profiles: Profiles, rows: dict[str, Interval], generator:
     yield control("(a) components in another order", exceeds("", agreement(base, shuffled, generator), LEAST))
 
 
-def notes(rows: dict[str, dict[str, Interval]], fits: list[ProfileFit], size: int, generator: torch.Generator) -> Iterator[Note]:
+def notes(rows: dict[str, dict[str, Interval]], fits: dict[str, list[ProfileFit]], size: int, generator: torch.Generator) -> Iterator[Note]:
     random = torch.rand(DRAWS, size, dtype=torch.float64, generator=generator).sort(1, descending=True).values
     null = torch.stack([torch.corrcoef(random[i : i + 2])[0, 1] for i in range(0, DRAWS, 2)])
     yield Note(
@@ -145,9 +148,11 @@ def notes(rows: dict[str, dict[str, Interval]], fits: list[ProfileFit], size: in
     for name, title in titles.items():
         change, trained = (shown(rows[kind][name]) for kind in ("change", "trained"))
         yield Note(f"{title}: W − W₀ {change}, W {trained}; published {beside(name)}")
-    best = ", ".join(f"{fit.correlation:.3f}" for fit in fits)
-    worth = max(fit.p_value for fit in fits)
-    yield Note(f"published formula fitted to W − W₀: correlation {best}, p at most {worth:.2g}; published {beside('fit')}, without a null")
+    for kind, title in (("change", "W − W₀"), ("trained", "W")):
+        best, worth = ", ".join(f"{fit.correlation:.3f}" for fit in fits[kind]), max(fit.p_value for fit in fits[kind])
+        yield Note(
+            f"published formula fitted to {title}: correlation {best}, p at most {worth:.2g}; published (W) {beside('fit')}, without a null"
+        )
 
 
 def beside(name: str) -> str:
