@@ -13,7 +13,7 @@ install_import_hook("linconv", "beartype.beartype")
 import pytest  # noqa: E402  (the hook must come before anything imports linconv)
 import torch  # noqa: E402
 
-settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -52,7 +52,6 @@ from verification._stable_filters import (
 )
 from verification.filter_pooling import FAST, approach, channel_gains, decided, halves, judged, smoothing, untrained
 
-pytestmark = pytest.mark.xdist_group("filter_pooling")
 F64 = torch.float64
 
 

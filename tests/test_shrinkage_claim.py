@@ -36,7 +36,6 @@ from verification._shrinkage_law import (
 )
 from verification.shrinkage import FAST, load
 
-pytestmark = pytest.mark.xdist_group("shrinkage")
 F64 = torch.float64
 positive = st.floats(1e-3, 1e3)
 

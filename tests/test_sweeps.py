@@ -595,7 +595,6 @@ def cluster():
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 def test_dask_agrees_with_the_serial_run(cluster, store, log, tmp_path):
     grid = {"log": [log], "a": range(8), "b": [0.1]}
     serial = list(sweep(noted, grid, store=tmp_path / "serial", n_jobs=1))
@@ -610,7 +609,6 @@ def test_dask_agrees_with_the_serial_run(cluster, store, log, tmp_path):
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 def test_a_killed_dask_worker_costs_no_finished_job(cluster, store, log):
     records = list(sweep(mortal, {"log": [log], "a": [0, 1, 3, 4, 5, 6]}, store=store, engine="dask", scheduler=cluster))
     assert sorted(record["parameters"]["a"] for record in records) == [0, 1, 3, 4, 5, 6]
@@ -621,7 +619,6 @@ def test_a_killed_dask_worker_costs_no_finished_job(cluster, store, log):
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 def test_errors_on_dask_workers_are_raised_at_the_end(cluster, store, log):
     with pytest.raises(ExceptionGroup, match="3 of 4 jobs failed") as caught:
         list(sweep(moody, {"log": [log], "a": range(4)}, store=store, engine="dask", scheduler=cluster))
@@ -630,7 +627,6 @@ def test_errors_on_dask_workers_are_raised_at_the_end(cluster, store, log):
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 def test_leaving_a_dask_sweep_keeps_what_is_finished(cluster, store, log):
     records = sweep(slow, {"log": [log], "a": range(200)}, store=store, engine="dask", scheduler=cluster)
     next(records)
@@ -642,14 +638,12 @@ def test_leaving_a_dask_sweep_keeps_what_is_finished(cluster, store, log):
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 def test_a_local_dask_cluster(store, log):
     records = list(sweep(noted, {"log": [log], "a": range(2)}, store=store, engine="dask", n_jobs=1))
     assert sorted(record["result"]["sum"] for record in records) == [0, 1]
 
 
 @needs_dask
-@pytest.mark.xdist_group("dask")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "foo://127.0.0.1:8786"])
 def test_a_scheduler_that_does_not_answer_is_one_line(store, monkeypatch, capfd, address):
     monkeypatch.setattr(engines, "TIMEOUT", 1)

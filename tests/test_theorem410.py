@@ -17,9 +17,6 @@ from verification._networks import network
 from verification._setting import contested_decay, prepare
 from verification.theorem410 import FAST, gradient_distance
 
-pytestmark = pytest.mark.xdist_group("theorem410")
-
-
 SMALL = {"grid": (2, 3), "samples": 60}
 
 
