@@ -607,7 +607,7 @@ def test_the_lower_bound_at_depth_one_is_positive_at_every_decay_and_whenever_it
     """Where the gradient itself proves nothing, a multiple of it does; y is certain, or a distribution."""
     x = normal(count, 2, 2, 3)
     y = labels(x, loss) if certain else torch.softmax(normal(count, 3, seed=5), 1)
-    for decay in (1e200, 1.0, 1e-10, 1e-20, 1e-60, 1e-200):
+    for decay in (1e200, 1e-10, 1e-60):
         least = fit(x, y, depth=1, weight_decay=decay, loss=loss)
         stopped = fit(x, y, depth=1, weight_decay=decay, loss=loss, on_progress=lambda found: False)
         for found in (least, stopped):
